@@ -1,0 +1,1 @@
+"""Pictures in: reading, decoding, splitting, transforming, loading. Knows nothing of models."""

@@ -1,0 +1,1 @@
+"""Networks: building, weights, depths, freezing. Knows nothing of data sets."""

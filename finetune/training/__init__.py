@@ -1,0 +1,1 @@
+"""Losses, schedules, the loop, checkpoints and tracking. Knows nothing of evaluation."""
