@@ -1,0 +1,355 @@
+"""The configuration: every key, its type, default, unit and range.
+
+These dataclasses are Hydra's schema. Only cli, api, assembly, plan and run see them; everything
+below takes plain values. ``None`` means "not set".
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from finetune.errors import ConfigurationError
+from finetune.specs import Resize
+
+__all__ = [
+    "ClassWeights", "Config", "DataConfig", "DataFormat", "Device", "Duplicates", "FreezingConfig",
+    "FreezingPolicy", "Head", "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase",
+    "Precision", "Sampling", "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig",
+    "TrackingMode", "TrainingConfig", "Unreadable", "check_ranges", "text_fields",
+]
+
+
+class DataFormat(StrEnum):
+    """How pictures and labels are stored."""
+
+    auto = "auto"
+    folders = "folders"
+    csv = "csv"
+    npz = "npz"
+
+
+class SplitChoice(StrEnum):
+    """How pictures are divided."""
+
+    provided = "provided"
+    stratified = "stratified"
+    group = "group"
+
+
+class Unreadable(StrEnum):
+    """What broken pictures do."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+class Duplicates(StrEnum):
+    """What identical pictures across the parts of a given split do."""
+
+    refuse = "refuse"
+    drop_from_train = "drop_from_train"
+    regroup = "regroup"
+    allow = "allow"
+
+
+class Sampling(StrEnum):
+    """In which frequency classes are drawn in training."""
+
+    shuffled = "shuffled"
+    balanced = "balanced"
+
+
+class Head(StrEnum):
+    """The new classifier."""
+
+    linear = "linear"
+    mlp = "mlp"
+
+
+class FreezingPolicy(StrEnum):
+    """Which depths train when."""
+
+    none = "none"
+    head_only = "head_only"
+    head_then_all = "head_then_all"
+    gradual = "gradual"
+    below = "below"
+    phases = "phases"
+
+
+class NormStatistics(StrEnum):
+    """Whether running statistics of norms move in depths that train."""
+
+    fixed = "fixed"
+    update = "update"
+
+
+class Schedule(StrEnum):
+    """Course of the learning rate."""
+
+    cosine = "cosine"
+    one_cycle = "one_cycle"
+    linear = "linear"
+    step = "step"
+    constant = "constant"
+
+
+class ClassWeights(StrEnum):
+    """Weights of classes in the loss."""
+
+    none = "none"
+    balanced = "balanced"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class TrackingMode(StrEnum):
+    """Where Weights & Biases writes."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class DataConfig:
+    """Pictures, labels, splits, transforms."""
+
+    root: str | None = None  # folder, CSV file or .npz file; unset: rehearsal
+    format: DataFormat = DataFormat.auto
+    labels_file: str | None = None  # CSV with labels, relative to root
+    path_column: str = "path"
+    label_column: str = "label"  # several, separated by commas: multi-label
+    label_separator: str | None = None  # for example |: several labels in one column
+    split_column: str = "split"
+    group_column: str = "group"
+    group_from: str | None = None  # regular expression on the path; its first group is the group
+    positive_class: str | None = None  # of two classes; unset: the last one
+    channels: int | None = None  # 1 up; unset: the pictures' own
+    image_size: int | None = None  # pixels, 16 up; unset: the model's own
+    resize: Resize = Resize.squash
+    transform: str = "natural"  # natural, xray, histology, aerial, none, or package.module:function
+    batch_size: int = 32  # pictures, 2 up
+    workers: int | None = None  # processes, 0 up; unset: from the number of cores
+    sampling: Sampling = Sampling.shuffled
+    split: SplitChoice | None = None  # unset: the data's own, else by groups, else stratified
+    split_seed: int = 0  # apart from seed: all seeds are tested on the same pictures
+    splits_file: str | None = None  # CSV: path, label, split, optional group
+    val_fraction: float = 0.2  # of what isn't test; above 0, below 1
+    test_fraction: float = 0.2  # of all; 0 up, below 1
+    unreadable: Unreadable = Unreadable.fail
+    duplicates: Duplicates = Duplicates.refuse
+    waiver: str | None = None  # the reason for duplicates=allow; printed in the report
+
+
+@dataclass
+class ModelConfig:
+    """The network."""
+
+    name: str = "resnet50"  # a timm name, or package.module:function
+    weights: str | None = "pretrained"  # null, pretrained, a timm tag, hf-hub:, URL, file, run
+    head: Head = Head.linear
+    pooling: str | None = None  # avg, max, avgmax, catavgmax; unset: the model's own
+    drop_rate: float = 0.0  # dropout before the classifier; 0 up, below 1
+    drop_path_rate: float = 0.0  # stochastic depth; 0 up, below 1
+
+
+@dataclass
+class Phase:
+    """One stretch of an explicit freezing plan."""
+
+    epochs: int = 1  # share of the epochs, 1 up
+    depths: str = "all"  # all, head, or names and numbers separated by spaces: "layer4 head"
+    lr: float | None = None  # above 0; unset: optimizer.lr
+
+
+@dataclass
+class FreezingConfig:
+    """Which depths train when."""
+
+    policy: FreezingPolicy = FreezingPolicy.none
+    below: str | None = None  # depth or stage name: what lies below stays frozen
+    phases: list[Phase] = field(default_factory=list)
+    frozen_fraction: float = 0.5  # gradual, head_then_all: share of epochs until all train; 0..1
+    norm_statistics: NormStatistics | None = None  # unset: fixed with pretrained weights
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimizer and learning rates."""
+
+    name: str = "adamw"  # any of timm's
+    lr: float = 1e-3  # of the classifier; above 0
+    weight_decay: float = 0.05  # 0 up; norms and biases have none
+    layer_decay: float = 0.75  # each depth below has this share of the rate above it; 0..1
+    stage_lrs: dict[str, float] = field(default_factory=dict)  # stage or depth: lr
+
+
+@dataclass
+class ScheduleConfig:
+    """Course of the learning rate over the steps."""
+
+    name: Schedule = Schedule.cosine
+    warmup_fraction: float = 0.1  # of all steps; 0 up, below 1
+    final_fraction: float = 0.01  # of the rate, at the end (cosine, one_cycle, linear); 0..1
+    step_count: int = 3  # step: number of drops, 1 up
+    step_factor: float = 0.1  # step: factor of a drop; 0..1
+    restart: bool = False  # start anew whenever the set of trainable depths changes
+
+
+@dataclass
+class TrainingConfig:
+    """The loop."""
+
+    epochs: int = 10  # 1 up
+    precision: Precision = Precision.fp32
+    select_metric: str | None = None  # unset: balanced_accuracy, multi-label: average_precision
+    patience_fraction: float | None = None  # stop after this share of epochs without gain; 0..1
+    label_smoothing: float = 0.0  # 0 up, below 1
+    class_weights: ClassWeights = ClassWeights.none
+    mixup_alpha: float = 0.0  # 0 = off
+    cutmix_alpha: float = 0.0  # 0 = off
+    accumulation_steps: int = 1  # batches a step, 1 up
+    max_grad_norm: float | None = 1.0  # above 0; unset: no clipping
+    ema_decay: float | None = None  # above 0, below 1
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases. Numbers only, unless asked for more."""
+
+    mode: TrackingMode | None = None  # unset: WANDB_MODE, else offline
+    project: str | None = None  # unset: WANDB_PROJECT, else finetune
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    pictures: bool = False  # let pictures leave the machine
+    upload_model: bool = False  # the chosen weights as an artifact
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on."""
+
+    recipe: str = "none"  # written by the recipe itself
+    seed: int = 0  # 0 up
+    device: Device = Device.auto
+    output_dir: str = "runs"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    freezing: FreezingConfig = field(default_factory=FreezingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+# key: (lower bound, whether it belongs to the range, upper bound, whether it belongs to the range)
+_RANGES: dict[str, tuple[float, bool, float, bool]] = {
+    "seed": (0, True, 2**32 - 1, True),
+    "data.channels": (1, True, 4096, True),
+    "data.image_size": (16, True, 8192, True),
+    "data.batch_size": (2, True, 65536, True),
+    "data.workers": (0, True, 1024, True),
+    "data.split_seed": (0, True, 2**32 - 1, True),
+    "data.val_fraction": (0, False, 1, False),
+    "data.test_fraction": (0, True, 1, False),
+    "model.drop_rate": (0, True, 1, False),
+    "model.drop_path_rate": (0, True, 1, False),
+    "freezing.frozen_fraction": (0, True, 1, True),
+    "optimizer.lr": (0, False, 1000, True),
+    "optimizer.weight_decay": (0, True, 1000, True),
+    "optimizer.layer_decay": (0, False, 1, True),
+    "schedule.warmup_fraction": (0, True, 1, False),
+    "schedule.final_fraction": (0, True, 1, True),
+    "schedule.step_count": (1, True, 1000, True),
+    "schedule.step_factor": (0, False, 1, True),
+    "training.epochs": (1, True, 100_000, True),
+    "training.patience_fraction": (0, False, 1, True),
+    "training.label_smoothing": (0, True, 1, False),
+    "training.mixup_alpha": (0, True, 100, True),
+    "training.cutmix_alpha": (0, True, 100, True),
+    "training.accumulation_steps": (1, True, 100_000, True),
+    "training.max_grad_norm": (0, False, 1e9, True),
+    "training.ema_decay": (0, False, 1, False),
+}
+
+
+def check_ranges(config: Config) -> None:
+    """Raise one `ConfigurationError` that lists every value out of its range."""
+    problems = [text for key, bounds in _RANGES.items()
+                if (text := _range_problem(key, _lookup(config, key), bounds))]
+    problems += _contradictions(config)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+
+
+def _range_problem(key: str, value: Any, bounds: tuple[float, bool, float, bool]) -> str | None:
+    low, with_low, high, with_high = bounds
+    if value is None or ((low <= value if with_low else low < value)
+                         and (value <= high if with_high else value < high)):
+        return None
+    return (f"{key}={value} is out of range: expected {'at least' if with_low else 'more than'} "
+            f"{low:g} and {'at most' if with_high else 'less than'} {high:g}")
+
+
+def _contradictions(config: Config) -> list[str]:
+    freezing, data, found = config.freezing, config.data, []
+    if freezing.policy is FreezingPolicy.below and freezing.below is None:
+        found.append("freezing.policy=below needs freezing.below=DEPTH or a stage name, "
+                     "for example freezing.below=layer4")
+    if freezing.policy is FreezingPolicy.phases and not freezing.phases:
+        found.append("freezing.policy=phases needs freezing.phases, for example "
+                     "freezing.phases=[{epochs:2,depths:head},{epochs:3,depths:all,lr:1e-4}]")
+    if freezing.below is not None and freezing.policy is not FreezingPolicy.below:
+        found.append(f"freezing.below={freezing.below} does nothing with "
+                     f"freezing.policy={freezing.policy}: add freezing.policy=below")
+    if freezing.phases and freezing.policy is not FreezingPolicy.phases:
+        found.append("freezing.phases does nothing without freezing.policy=phases")
+    found += [f"freezing.phases[{i}]: epochs={p.epochs}, lr={p.lr}: epochs must be at least 1, "
+              "lr above 0" for i, p in enumerate(freezing.phases)
+              if p.epochs < 1 or (p.lr is not None and p.lr <= 0)]
+    found += [f"optimizer.stage_lrs.{k}={v}: must not be negative"
+              for k, v in config.optimizer.stage_lrs.items() if v < 0]
+    if data.duplicates is Duplicates.allow and not (data.waiver or "").strip():
+        found.append('data.duplicates=allow needs data.waiver="REASON", which the report prints')
+    if data.waiver is not None and data.duplicates is not Duplicates.allow:
+        found.append("data.waiver does nothing without data.duplicates=allow")
+    return found
+
+
+def _lookup(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def text_fields(schema: type = Config, prefix: str = "") -> set[str]:
+    """Keys whose value is free text, which the command line takes literally after the first ``=``.
+
+    >>> "data.root" in text_fields() and "seed" not in text_fields()
+    True
+    """
+    found = set()
+    for each in fields(schema):
+        if is_dataclass(each.type) and isinstance(each.type, type):
+            found |= text_fields(each.type, f"{prefix}{each.name}.")
+        elif each.type in (str, str | None):
+            found.add(prefix + each.name)
+    return found - {"recipe"}
