@@ -1,0 +1,84 @@
+"""Losses, class weights, mixup and cutmix."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finetune.specs import LabelKind, LabelSpec
+
+__all__ = ["MaskedBinaryCrossEntropy", "build_loss", "build_mix", "class_weights"]
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class MaskedBinaryCrossEntropy(nn.Module):
+    """Mean binary cross-entropy over the known entries of multi-label targets.
+
+    Logits and targets are (B, K); NaN = unknown, which adds nothing. With ``smoothing`` s,
+    targets become ``y * (1 - s) + s / 2``. ``weights`` (K,) multiply the positives of each class.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, *, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weights", weights)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, a scalar; 0 when nothing is known."""
+        known = ~targets.isnan()
+        smooth = torch.where(known, targets, 0.0) * (1 - self.smoothing) + self.smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, smooth.to(logits.dtype), pos_weight=self.weights, reduction="none")
+        return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def class_weights(labels: np.ndarray, spec: LabelSpec) -> Tensor:
+    """Weights that make every class count alike, (K,) float32.
+
+    One class each: ``n / (K * n_k)``, scikit-learn's ``balanced``. Multi-label: known negatives by
+    positives of each class.
+    """
+    if spec.kind is LabelKind.single:
+        counts = np.bincount(labels, minlength=spec.output_width).clip(min=1)
+        return torch.tensor(len(labels) / (spec.output_width * counts), dtype=torch.float32)
+    positives = (labels == 1).sum(axis=0).clip(min=1)
+    return torch.tensor((labels == 0).sum(axis=0).clip(min=1) / positives, dtype=torch.float32)
+
+
+def build_loss(spec: LabelSpec, *, smoothing: float = 0.0,
+               weights: Tensor | None = None) -> nn.Module:
+    """Cross-entropy for one class each, masked binary cross-entropy for multi-label."""
+    if spec.kind is LabelKind.single:
+        return nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
+    return MaskedBinaryCrossEntropy(smoothing=smoothing, weights=weights)
+
+
+def build_mix(spec: LabelSpec, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0) -> Mix | None:
+    """Mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899), or one of both at random a batch.
+
+    The function maps images (B, C, H, W) and targets to mixed ones with targets (B, K) of class
+    probabilities. It draws from torch's global generator. None when both are off.
+    """
+    from torchvision.transforms import v2
+
+    kinds = [kind(alpha=alpha, num_classes=spec.output_width)
+             for kind, alpha in ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha)) if alpha > 0]
+    if not kinds:
+        return None
+    choice = v2.RandomChoice(kinds)
+    if spec.kind is LabelKind.single:
+        return lambda images, targets: choice(images, targets)
+    return lambda images, targets: _mix_multi(choice, images, targets)
+
+
+def _mix_multi(choice: Callable[..., tuple[Tensor, Tensor]], images: Tensor,
+               targets: Tensor) -> tuple[Tensor, Tensor]:
+    # torchvision rolls the batch by one; mixing identity labels tells the share of each partner.
+    # Unknown stays unknown: NaN spreads to what it is mixed with, and the loss leaves it out.
+    mixed, shares = choice(images, targets)
+    return mixed, shares
