@@ -62,7 +62,8 @@ def build_mix(spec: LabelSpec, *, mixup_alpha: float = 0.0, cutmix_alpha: float 
     """Mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899), or one of both at random a batch.
 
     The function maps images (B, C, H, W) and targets to mixed ones with targets (B, K) of class
-    probabilities. It draws from torch's global generator. None when both are off.
+    probabilities; what is mixed with unknown is unknown. It draws from torch's global generator.
+    None when both are off.
     """
     from torchvision.transforms import v2
 
@@ -71,14 +72,4 @@ def build_mix(spec: LabelSpec, *, mixup_alpha: float = 0.0, cutmix_alpha: float 
     if not kinds:
         return None
     choice = v2.RandomChoice(kinds)
-    if spec.kind is LabelKind.single:
-        return lambda images, targets: choice(images, targets)
-    return lambda images, targets: _mix_multi(choice, images, targets)
-
-
-def _mix_multi(choice: Callable[..., tuple[Tensor, Tensor]], images: Tensor,
-               targets: Tensor) -> tuple[Tensor, Tensor]:
-    # torchvision rolls the batch by one; mixing identity labels tells the share of each partner.
-    # Unknown stays unknown: NaN spreads to what it is mixed with, and the loss leaves it out.
-    mixed, shares = choice(images, targets)
-    return mixed, shares
+    return lambda images, targets: choice(images, targets)

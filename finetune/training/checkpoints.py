@@ -1,0 +1,81 @@
+"""Checkpoints: whole or not there, and loadable without running code."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import FinetuneError
+from finetune.files import write_bytes, write_with
+from finetune.training.loop import LoopState
+
+__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+
+
+def save_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer,
+                    state: LoopState, average: nn.Module | None = None) -> None:
+    """Write everything that continuing needs, atomically."""
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": asdict(state),
+        "average": None if average is None else average.state_dict(),
+    }
+    write_with(path, lambda stream: torch.save(content, stream))
+
+
+def load_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer,
+                    average: nn.Module | None = None) -> LoopState:
+    """Restore model, optimizer and averaged weights in place; return the loop's state.
+
+    Raises:
+        FinetuneError: The file is missing or damaged.
+    """
+    content = _read(path)
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    if average is not None:
+        average.load_state_dict(content["average"])
+    return LoopState(**content["state"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise FinetuneError(f"{path} can't be read as a checkpoint: {error}") from error
+
+
+def save_weights(path: Path, model: nn.Module, *, metadata: Mapping[str, str]) -> None:
+    """Write a model's tensors as safetensors, atomically."""
+    from safetensors.torch import save
+
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    write_bytes(path, save(_unshared(tensors), dict(metadata)))
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    seen: set[int] = set()
+    copies = {}
+    for name, tensor in tensors.items():
+        copies[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return copies
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load what `save_weights` wrote, in place; every tensor has to fit.
+
+    Raises:
+        FinetuneError: The file is missing, damaged, or another model's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise FinetuneError(f"{path} does not hold this model's weights: {error}") from error

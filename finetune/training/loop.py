@@ -1,0 +1,262 @@
+"""The training loop: a generator of `EpochResult`.
+
+::
+
+    for epoch in first .. epochs:
+        seed everything from (seed, epoch)
+        plan = what trains in this epoch;  freeze the rest
+        for images, targets, indices in loader:
+            mix;  loss = criterion(model(prepare(images)), targets);  backward
+            every accumulation_steps batches: clip, set rates, step, EMA
+        metrics = evaluate(model or its average)
+        yield EpochResult                    # logging, checkpoints, stopping: the caller's body
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import FinetuneError, Interrupted
+from finetune.training.schedules import ScheduleSettings, lr_multiplier
+
+__all__ = ["EpochResult", "LoopState", "Plan", "TrainingSettings", "seed_epoch", "train",
+           "train_step"]
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Plan(Protocol):
+    """What trains in an epoch; `finetune.models.freezing.EpochPlan` is one."""
+
+    @property
+    def depths(self) -> frozenset[int]:
+        """Trainable depths."""
+
+    @property
+    def lr(self) -> float | None:
+        """The classifier's rate in this phase; None = the groups' own."""
+
+    @property
+    def phase(self) -> int:
+        """Number of the phase."""
+
+
+class EpochLoader(Protocol):
+    """A loader that can be told the epoch."""
+
+    def __len__(self) -> int:
+        """Number of batches."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of (images, targets, indices)."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Numbers of the loop.
+
+    Attributes:
+        epochs: Planned number of epochs.
+        seed: All randomness of an epoch comes from (seed, epoch).
+        lr: The classifier's base rate, to which a phase's own rate is compared.
+        accumulation_steps: Batches in one optimizer step.
+        max_grad_norm: Gradients are scaled down to this norm; None = not.
+        autocast: Makes a context for the forward pass.
+    """
+
+    epochs: int
+    seed: int
+    lr: float
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass
+class LoopState:
+    """What the loop needs to go on, beside the weights: plain numbers, stored in checkpoints."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0  # optimizer steps made
+    phase: int | None = None
+    phase_start: int = 0  # step at which the schedule started (restart only)
+    opened_at: dict[int, int] = field(default_factory=dict)  # depth: step of its opening
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One finished epoch."""
+
+    epoch: int  # from 1
+    train_loss: float
+    lr: dict[str, float]  # the classifier's and each trained depth's rate in the last step
+    trainable_depths: list[int]
+    opened: list[int]  # depths that did not train in the epoch before
+    phase: int
+    seconds: float
+    images_per_second: float
+    val: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dict(self.__dict__)
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Seed torch's global generators from (seed, epoch): a repeated epoch draws the same."""
+    torch.manual_seed((seed * 1_000_003 + epoch * 7919 + 17) % 2**63)
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, *,
+               max_grad_norm: float | None) -> None:
+    """Clip the gathered gradients, step, clear. The only place that steps."""
+    if max_grad_norm is not None:
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None],
+                                 max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optimizer,
+          criterion: Callable[[Tensor, Tensor], Tensor], prepare: Callable[[Tensor], Tensor],
+          plan: Callable[[list[dict[str, Any]]], Plan], freeze: Callable[[Plan], None],
+          set_train_mode: Callable[[Plan], None], evaluate: Callable[[], Mapping[str, Any]],
+          settings: TrainingSettings, state: LoopState, set_epoch: Callable[[int], None],
+          mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+          after_step: Callable[[], None] | None = None,
+          stop: Callable[[], bool] = lambda: False,
+          progress: Callable[[int, int], None] = lambda done, of: None,
+          name_samples: Callable[[Tensor], list[str]] = lambda indices: []) -> Iterator[EpochResult]:
+    """Train epoch by epoch, from where ``state`` stands; the consumer does everything else.
+
+    Args:
+        model: On its device; mutated.
+        loader: Batches of images, targets, indices.
+        optimizer: Has every parameter from step 0, in groups with ``base_lr``, ``depth``, ``name``.
+        criterion: Loss of logits (B, K) and targets.
+        prepare: Normalises images on the device.
+        plan: What trains after a history; ``freeze`` and ``set_train_mode`` bring it about.
+        evaluate: Validation metrics of the current weights.
+        settings: Numbers of the loop.
+        state: Mutated; complete whenever an epoch is yielded.
+        set_epoch: Tells the loader's sampler the epoch.
+        mix: Mixup or cutmix.
+        after_step: Called after each optimizer step (averaged weights).
+        stop: Asked after each step; true ends the loop by `Interrupted`.
+        progress: Called with batches done and their number.
+        name_samples: Names for a message, from indices.
+
+    Raises:
+        FinetuneError: The loss is NaN or infinite; the batch's names are in the message.
+        Interrupted: ``stop`` said so.
+    """
+    for epoch in range(len(state.history), settings.epochs):
+        seed_epoch(settings.seed, epoch)
+        set_epoch(epoch)
+        current = plan(state.history)
+        opened = _enter(current, state)
+        freeze(current)
+        set_train_mode(current)
+        started, losses, images_seen = time.perf_counter(), [], 0
+        for number, (images, targets, indices) in enumerate(loader, start=1):
+            targets = targets.to(_device(model), non_blocking=True)
+            loss = _backward(model, prepare(images), targets, criterion=criterion, mix=mix,
+                             settings=settings, share=_share(number, len(loader), settings))
+            losses.append(loss)
+            images_seen += len(images)
+            if number % settings.accumulation_steps == 0 or number == len(loader):
+                _refuse_not_finite(losses[-settings.accumulation_steps:], epoch,
+                                   lambda batch=indices: name_samples(batch))
+                set_rates(optimizer, current, settings, state, steps_per_epoch(loader, settings))
+                train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
+                state.step += 1
+                if after_step is not None:
+                    after_step()
+            progress(number, len(loader))
+            if stop():
+                raise Interrupted(f"stopped in epoch {epoch + 1}")
+        seconds = time.perf_counter() - started
+        result = EpochResult(
+            epoch + 1, float(torch.stack(losses).mean()), _rates(optimizer, current),
+            sorted(current.depths), opened, current.phase, seconds, images_seen / seconds,
+            dict(evaluate()))
+        state.history.append(result.to_dict())
+        yield result
+
+
+def steps_per_epoch(loader: EpochLoader, settings: TrainingSettings) -> int:
+    """Optimizer steps in an epoch."""
+    return math.ceil(len(loader) / settings.accumulation_steps)
+
+
+def _enter(plan: Plan, state: LoopState) -> list[int]:
+    before = set(state.history[-1]["trainable_depths"]) if state.history else set()
+    opened = sorted(plan.depths - before)
+    state.opened_at |= {depth: state.step for depth in opened}
+    if plan.phase != state.phase:
+        state.phase, state.phase_start = plan.phase, state.step
+    return opened
+
+
+def _backward(model: nn.Module, images: Tensor, targets: Tensor, *,
+              criterion: Callable[[Tensor, Tensor], Tensor],
+              mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+              settings: TrainingSettings, share: float) -> Tensor:
+    if mix is not None:
+        images, targets = mix(images, targets)
+    with settings.autocast():
+        logits = model(images)
+    loss = criterion(logits.float(), targets)
+    (loss * share).backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _share(number: int, batches: int, settings: TrainingSettings) -> float:
+    first = (number - 1) // settings.accumulation_steps * settings.accumulation_steps
+    return 1 / min(settings.accumulation_steps, batches - first)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, settings: TrainingSettings,
+              state: LoopState, per_epoch: int) -> None:
+    """Set every group's real rate for the step that comes.
+
+    The schedule runs over the whole training. A depth that opens later joins at the schedule's
+    current height after a warm-up of its own, as long as the schedule's. With ``restart``, the
+    schedule starts anew at each change of phase and runs to the end of training.
+    """
+    total = settings.epochs * per_epoch
+    start = state.phase_start if settings.schedule.restart else 0
+    factor = lr_multiplier(state.step - start, total=max(1, total - start),
+                           settings=settings.schedule)
+    own = 1.0 if plan.lr is None else plan.lr / settings.lr
+    warmup = round(settings.schedule.warmup_fraction * total)
+    for group in optimizer.param_groups:
+        since = state.step - state.opened_at.get(group["depth"], 0)
+        late = state.opened_at.get(group["depth"], 0) > 0 and not settings.schedule.restart
+        joined = min(1.0, (since + 1) / warmup) if late and warmup else 1.0
+        group["lr"] = group["base_lr"] * own * factor * joined
+
+
+def _rates(optimizer: torch.optim.Optimizer, plan: Plan) -> dict[str, float]:
+    return {g["name"]: float(g["lr"]) for g in optimizer.param_groups if g["depth"] in plan.depths}
+
+
+def _refuse_not_finite(losses: list[Tensor], epoch: int, names: Callable[[], list[str]]) -> None:
+    # one transfer a step; on CPU it costs nothing, on CUDA it is hidden by the loader's wait
+    if not bool(torch.isfinite(torch.stack(losses)).all()):
+        raise FinetuneError(
+            f"the loss became NaN or infinite in epoch {epoch + 1}, in the batch of "
+            f"{', '.join(names()) or 'unknown pictures'}. The last checkpoint is whole. Try a lower "
+            "optimizer.lr, training.precision=fp32, or look at these pictures.")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
