@@ -1,0 +1,93 @@
+"""Recipes: whole methods as YAML files that hold only what differs from the schema."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.errors import ConfigurationError, did_you_mean
+
+__all__ = ["Recipe", "find_recipe", "list_recipes", "recipe_folders"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file."""
+
+    name: str
+    path: Path
+
+    @property
+    def text(self) -> str:
+        """The file as it stands."""
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def summary(self) -> str:
+        """First line of its header."""
+        first = self.text.lstrip().split("\n", 1)[0]
+        return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+    def values(self) -> dict[str, Any]:
+        """Its values by dotted key.
+
+        Raises:
+            ConfigurationError: The file is no YAML mapping.
+        """
+        try:
+            tree = yaml.safe_load(self.text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"recipe {self.path} can't be read: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigurationError(f"recipe {self.path} holds no keys; see the recipes that "
+                                     "`python -m finetune ls` lists for examples")
+        return _flatten(tree)
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name != "optimizer.stage_lrs":
+            flat |= _flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes are looked for, first wins: FINETUNE_RECIPE_PATH, checkout or wheel."""
+    own = Path(__file__).parent
+    listed = os.environ.get("FINETUNE_RECIPE_PATH", "").split(os.pathsep)
+    candidates = [Path(p).expanduser() for p in listed if p]
+    checkout = own.parent / "recipes"
+    candidates.append(checkout if (checkout / "baseline.yaml").exists() else own / "_recipes")
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """All recipes by name."""
+    found: dict[str, Recipe] = {}
+    for folder in recipe_folders():
+        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+            found.setdefault(path.stem, Recipe(path.stem, path))
+    return found
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name, or of a path to a YAML file.
+
+    Raises:
+        ConfigurationError: There is none; the message lists what there is.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return Recipe(path.stem, path)
+    known = list_recipes()
+    if name in known:
+        return known[name]
+    raise ConfigurationError(f"no recipe {name!r}{did_you_mean(name, known)}; there are "
+                             f"{', '.join(sorted(known))}, or a path to a .yaml file")
