@@ -1,31 +1,32 @@
 """From words on the command line to a checked `Config`: schema < recipe < rehearsal < command line.
 
-Hydra composes; what its grammar would refuse or misread (text values) is quoted before, and all
-problems are gathered before it sees anything, so that one message names them all.
+Hydra composes. Text values never pass through its grammar, nor through OmegaConf's interpolation,
+and all problems are gathered before it sees anything, so that one message names them all.
 """
 
 import difflib
+import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import Config, check_ranges, text_fields
 from finetune.errors import ConfigurationError, did_you_mean
-from finetune.recipes import Recipe, find_recipe
+from finetune.recipes import Recipe, find_recipe, flatten
 
-__all__ = ["Composed", "compose", "known_keys", "load_config", "override"]
+__all__ = ["Composed", "compose", "dump_config", "known_keys", "load_config", "override"]
 
 _PATHS = {"data.root", "data.labels_file", "data.splits_file", "output_dir", "model.weights"}
 _SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_column",
@@ -69,13 +70,12 @@ def compose(words: Sequence[str]) -> Composed:
     problems += [p for key, value in given.items() if (p := _key_problem(key, value))]
     if problems:
         raise ConfigurationError("\n".join(problems))
-    typed = {key: _quoted(key, value) for key, value in given.items()}
-    config = _composed(recipe, typed)
+    config = _composed(recipe, given)
     replaced = None
     if config.data.root is None:
         _refuse_half_rehearsal(given)
-        replaced = {k: (_value(config, k), v) for k, v in REHEARSAL.items() if k not in given}
-        config = _composed(recipe, {k: override(k, v) for k, (_, v) in replaced.items()} | typed)
+        replaced = {k: (_get(config, k), v) for k, v in REHEARSAL.items() if k not in given}
+        config = _composed(recipe, {k: _word(v) for k, (_, v) in replaced.items()} | given)
     check_ranges(config)
     return Composed(config, tuple(words), replaced)
 
@@ -87,12 +87,31 @@ def load_config(path: Path) -> Config:
         ConfigurationError: The file is missing or fits another version.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        config = OmegaConf.to_object(merged)
-    except (OSError, OmegaConfBaseException) as error:
+        flat = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+        texts = {key: flat.pop(key) for key in text_fields() if key in flat}
+        tree = OmegaConf.structured(Config)
+        for key, value in flat.items():
+            OmegaConf.update(tree, key, value)
+        config = OmegaConf.to_object(tree)
+    except (OSError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{path} can't be read as a configuration: {error}") from error
     assert isinstance(config, Config)
+    for key, value in texts.items():
+        _set(config, key, value)
     return config
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML, every key with its value; `load_config` reads it."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
 def known_keys(schema: type = Config, prefix: str = "") -> dict[str, Any]:
@@ -107,33 +126,20 @@ def known_keys(schema: type = Config, prefix: str = "") -> dict[str, Any]:
 
 
 def override(key: str, value: Any) -> str:
-    """``key=value`` in Hydra's grammar for any plain value.
+    """The word ``key=value`` for any plain value, as the command line takes it.
 
-    >>> override("data.root", "a, b"), override("training.epochs", 3), override("model.weights", None)
-    ("data.root='a, b'", 'training.epochs=3', 'model.weights=null')
+    >>> override("data.root", "a, b"), override("model.weights", None)
+    ('data.root=a, b', 'model.weights=null')
     """
-    return f"{key}={_literal(value)}"
+    return f"{key}={value if isinstance(value, str) else _word(value)}"
 
 
-def _literal(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, str):
-        # OmegaConf must not read ${…}; Hydra wants quotes and what precedes them escaped
-        text = value.replace("${", "\\${")
-        return "'" + _escape_quotes(text) + "'"
+def _word(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{_literal(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{k}:{_word(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_literal(v) for v in value) + "]"
-    return json.dumps(value)
-
-
-def _escape_quotes(text: str) -> str:
-    # backslashes count double in front of a quote and at the end, and once elsewhere
-    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text)
+        return "[" + ",".join(_word(v) for v in value) + "]"
+    return str(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _split_word(word: str, problems: list[str]) -> tuple[str, str]:
@@ -211,32 +217,38 @@ def _expected(kind: Any, value: str, error: Exception) -> str:
     return named[0] if named else str(error).splitlines()[0]
 
 
-def _quoted(key: str, value: str) -> str:
-    if key == "optimizer.stage_lrs":
-        return f"++{key}={value}"  # Hydra lets new keys of a mapping in only so
-    if key not in text_fields() or value == "null":
-        return f"{key}={value}"
-    expand = key in _PATHS and value.startswith("~")
-    return override(key, str(Path(value).expanduser()) if expand else value)
-
-
-def _composed(recipe: Recipe | None, typed: Mapping[str, str]) -> Config:
+def _composed(recipe: Recipe | None, given: Mapping[str, str]) -> Config:
     store = ConfigStore.instance()
     store.store(name="finetune_config", node=_Root)
-    words = list(typed.values())
+    words = [f"{'++' if key == 'optimizer.stage_lrs' else ''}{key}={value}"
+             for key, value in given.items() if key not in text_fields()]
     if recipe is not None:
-        tree = OmegaConf.create({"recipe": recipe.name})
-        for key, value in recipe.values().items():
-            OmegaConf.update(tree, key, value)
-        store.store(group="recipe", name=recipe.name, node=tree, package="_global_")
+        store.store(group="recipe", name=recipe.name, node=_recipe_node(recipe),
+                    package="_global_")
         words.insert(0, f"recipe={recipe.name}")
     try:
         with initialize(version_base="1.3", config_path=None):
-            config = OmegaConf.to_object(hydra_compose("finetune_config", overrides=words))
+            whole = OmegaConf.to_object(hydra_compose("finetune_config", overrides=words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(str(error)) from error
-    assert isinstance(config, Config)
-    return Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
+    config = Config(**{f.name: getattr(whole, f.name) for f in fields(Config)})
+    for key, value in given.items():
+        if key in text_fields():
+            _set(config, key, _text(key, value))
+    return config
+
+
+def _recipe_node(recipe: Recipe) -> DictConfig:
+    tree = OmegaConf.create({"recipe": recipe.name})
+    for key, value in recipe.values().items():
+        OmegaConf.update(tree, key, value)
+    return tree
+
+
+def _text(key: str, value: str) -> str | None:
+    if value == "null":
+        return None
+    return str(Path(value).expanduser()) if key in _PATHS and value.startswith("~") else value
 
 
 def _refuse_half_rehearsal(given: Mapping[str, str]) -> None:
@@ -251,8 +263,10 @@ def _refuse_half_rehearsal(given: Mapping[str, str]) -> None:
                                  f"model.name={given['model.name']}")
 
 
-def _value(config: Config, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
+def _get(config: Config, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def _set(config: Config, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    setattr(functools.reduce(getattr, parents, config), last, value)

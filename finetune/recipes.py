@@ -10,7 +10,7 @@ import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
 
-__all__ = ["Recipe", "find_recipe", "list_recipes", "recipe_folders"]
+__all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "recipe_folders"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ class Recipe:
         if not isinstance(tree, dict):
             raise ConfigurationError(f"recipe {self.path} holds no keys; see the recipes that "
                                      "`python -m finetune ls` lists for examples")
-        return _flatten(tree)
+        return flatten(tree)
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as dotted keys; mappings that are values stay whole."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and name != "optimizer.stage_lrs":
-            flat |= _flatten(value, f"{name}.")
+            flat |= flatten(value, f"{name}.")
         else:
             flat[name] = value
     return flat
