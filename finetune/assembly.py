@@ -1,0 +1,230 @@
+"""From a `Config` to data and model: what `fit`, `plan`, `evaluate` and `report` share."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.config import Config, FreezingPolicy, NormStatistics, Unreadable
+from finetune.data.duplicates import DuplicatePolicy
+from finetune.data.samples import Samples, read_samples, read_splits_file
+from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
+from finetune.data.splits import Split, SplitMethod, split_samples
+from finetune.errors import ConfigurationError, DataError, first_of
+from finetune.specs import Dtype, InputSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from finetune.models.freezing import PhasePlan
+    from finetune.models.weights import WeightsReport
+
+__all__ = ["Data", "assemble_data", "assemble_model", "cache_folder", "domain_of", "input_spec",
+           "phase_plans", "updates_norms"]
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures that can be read, divided."""
+
+    samples: Samples
+    split: Split
+    facts: list[PictureFacts]
+    duplicates: list[list[int]]
+    skipped: list[str]  # unreadable pictures left out
+    channels: int
+    dtype: Dtype
+    warnings: list[str]
+
+    def part(self, name: str) -> Samples:
+        """The samples of ``train``, ``val`` or ``test``, in the order of their ids."""
+        return self.samples.select(np.flatnonzero(self.split.names == name).tolist())
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that hold pictures."""
+        return [p for p in PARTS if (self.split.names == p).any()]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, contents, labels and parts."""
+        digest = hashlib.sha256()
+        for i, name in enumerate(self.samples.ids):
+            row = (name, self.facts[i].byte_hash, self.samples.labels[i].tolist(),
+                   str(self.split.names[i]))
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
+
+
+def domain_of(config: Config) -> str:
+    """Which generated pictures rehearse this recipe."""
+    return {"xray": "medical", "histology": "medical", "aerial": "remote_sensing"}.get(
+        config.data.transform, "natural")
+
+
+def cache_folder() -> Path:
+    """Where hashes of pictures are kept: FINETUNE_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("FINETUNE_CACHE") or Path(base) / "finetune")
+
+
+def assemble_data(config: Config, root: str, *,
+                  progress: Callable[[int], object] | None = None) -> Data:
+    """Read, check and divide the pictures under ``root``.
+
+    Raises:
+        DataError: Broken pictures, leaks, classes too small, and so on.
+    """
+    data = config.data
+    samples = read_samples(
+        root, format=data.format.value, labels_file=data.labels_file,
+        path_column=data.path_column, label_column=data.label_column,
+        label_separator=data.label_separator, split_column=data.split_column,
+        group_column=data.group_column, group_from=data.group_from,
+        positive_class=data.positive_class)
+    warnings = list(samples.warnings)
+    if data.splits_file is not None:
+        samples, notes = read_splits_file(samples, _under(root, data.splits_file))
+        warnings += notes
+    facts = scan_pictures(samples.source, samples.ids, cache=cache_folder(), progress=progress)
+    samples, facts, skipped = _without_broken(samples, facts, data.unreadable)
+    warnings += _notes(facts)
+    if skipped:
+        warnings.append(f"{len(skipped)} unreadable pictures were left out: {first_of(skipped)}")
+    duplicates = duplicate_groups(facts)
+    split = split_samples(
+        samples, method=None if data.split is None else SplitMethod(data.split.value),
+        seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
+        duplicates=duplicates, policy=DuplicatePolicy(data.duplicates.value), waiver=data.waiver)
+    channels, dtype, notes = _common_form(facts, data.channels)
+    return Data(samples, split, facts, duplicates, skipped, channels, dtype,
+                [*warnings, *notes, *split.warnings])
+
+
+def _under(root: str, name: str) -> Path:
+    path = Path(name)
+    base = Path(root) if Path(root).is_dir() else Path(root).parent
+    return base / path if not path.is_absolute() and (base / path).exists() else path
+
+
+def _without_broken(samples: Samples, facts: list[PictureFacts], unreadable: Unreadable,
+                    ) -> tuple[Samples, list[PictureFacts], list[str]]:
+    broken = [i for i, fact in enumerate(facts) if fact.error is not None]
+    if broken and unreadable is Unreadable.fail:
+        lines = "\n".join(f"  {samples.ids[i]}: {facts[i].error}" for i in broken)
+        raise DataError(f"{len(broken)} of {len(facts)} pictures can't be read:\n{lines}\n"
+                        "Mend or remove them, or train without them: data.unreadable=skip")
+    good = [i for i, fact in enumerate(facts) if fact.error is None]
+    if not good:
+        raise DataError("none of the pictures can be read")
+    return samples.select(good), [facts[i] for i in good], [samples.ids[i] for i in broken]
+
+
+def _notes(facts: Sequence[PictureFacts]) -> list[str]:
+    counts: dict[str, int] = {}
+    for note in (note for fact in facts for note in fact.notes):
+        counts[note] = counts.get(note, 0) + 1
+    return [f"{count} pictures: {note}" for note, count in sorted(counts.items())]
+
+
+def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int, Dtype, list[str]]:
+    counts = sorted({fact.channels for fact in facts})
+    types = sorted({fact.dtype for fact in facts})
+    notes = []
+    channels = wanted or (counts[0] if len(counts) == 1 else 3)
+    channels = 3 if wanted is None and channels == 4 and types == ["uint8"] else channels
+    odd = [c for c in counts if c != channels and (c not in (1, 3, 4) or channels not in (1, 3))]
+    if odd:
+        hint = "one number of channels for all" if len(counts) > 1 else f"data.channels={counts[0]}"
+        raise DataError(f"pictures have {', '.join(map(str, counts))} channels and "
+                        f"{channels} are wanted; use {hint}")
+    if len(counts) > 1:
+        notes.append(f"pictures have {' and '.join(map(str, counts))} channels; all are brought to "
+                     f"{channels} (grey is repeated, alpha dropped)")
+    dtype = Dtype(types[0]) if len(types) == 1 else Dtype.uint8
+    if len(types) > 1:
+        notes.append(f"pictures are {' and '.join(types)}; all are scaled to 8 bits by the full "
+                     "range of their type")
+    return channels, dtype, notes
+
+
+def assemble_model(config: Config, *, class_names: Sequence[str],
+                   channels: int) -> "tuple[nn.Module, WeightsReport]":
+    """The network with its new classifier, and where its weights come from."""
+    from finetune.models.building import build_model
+
+    model = config.model
+    return build_model(
+        model.name, num_classes=len(class_names), in_channels=channels, weights=model.weights,
+        head=model.head.value, pooling=model.pooling, drop_rate=model.drop_rate,
+        drop_path_rate=model.drop_path_rate, class_names=list(class_names))
+
+
+def input_spec(config: Config, data: Data, model: "nn.Module", weights: "WeightsReport",
+               ) -> InputSpec:
+    """What a picture is when it enters the network.
+
+    Mean and standard deviation are the weights' own for 8-bit pictures with 1 or 3 channels, and
+    measured on the training part otherwise.
+    """
+    from finetune.data.loading import measure_statistics
+
+    own = getattr(model, "pretrained_cfg", {}) or {}
+    size = config.data.image_size or (weights.input_size or tuple(own.get("input_size", ()))[-2:]
+                                      or (224, 224))
+    pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    resize = config.data.resize
+    interpolation = weights.interpolation or "bilinear"
+    mean, std = weights.mean, weights.std
+    value_range = (0.0, 255.0)
+    if mean is None and data.dtype is Dtype.uint8 and data.channels in (1, 3):
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if mean is not None and data.channels == 1 and len(mean) == 3 and std is not None:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    if mean is None or len(mean) != data.channels or data.dtype is not Dtype.uint8:
+        value_range, mean, std = measure_statistics(
+            data.part("train"), size=pair, channels=data.channels, dtype=data.dtype,
+            resize=resize, interpolation=interpolation)
+    assert std is not None
+    return InputSpec(pair, data.channels, _channel_names(data.channels), data.dtype, value_range,
+                     tuple(mean), tuple(std), interpolation, resize)
+
+
+def _channel_names(channels: int) -> tuple[str, ...]:
+    named = {1: ("grey",), 3: ("red", "green", "blue")}
+    return named.get(channels, tuple(f"channel_{i + 1}" for i in range(channels)))
+
+
+def phase_plans(config: Config, names: list[str]) -> "tuple[int, list[PhasePlan]]":
+    """``freezing.below`` as a depth, and ``freezing.phases`` with depths as numbers.
+
+    Raises:
+        ConfigurationError: A stage does not exist.
+    """
+    from finetune.models.depths import find_depth
+    from finetune.models.freezing import PhasePlan
+
+    freezing = config.freezing
+    below = find_depth(freezing.below, names) if freezing.below is not None else 0
+    everything = frozenset(range(len(names)))
+    phases = [
+        PhasePlan(p.epochs, everything if p.depths == "all" else frozenset(
+            find_depth(word, names) for word in p.depths.replace(",", " ").split()), p.lr)
+        for p in freezing.phases]
+    if freezing.policy is FreezingPolicy.phases and not all(p.depths for p in phases):
+        raise ConfigurationError("freezing.phases: a phase without depths would train nothing")
+    return below, phases
+
+
+def updates_norms(config: Config) -> bool:
+    """Whether running statistics move: not with pretrained weights, unless told so."""
+    chosen: Any = config.freezing.norm_statistics
+    if chosen is None:
+        return config.model.weights is None
+    return bool(chosen is NormStatistics.update)

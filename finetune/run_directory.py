@@ -1,0 +1,120 @@
+"""A run directory: where each file lies, and how the readers find it."""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.composition import dump_config, load_config
+from finetune.config import Config
+from finetune.errors import FinetuneError, InputError, closest
+from finetune.files import write_json, write_text
+
+__all__ = ["RunDirectory"]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's files. Everything after training works on this alone."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, output_dir: str, name: str) -> "RunDirectory":
+        """A new folder ``<name>-<time>-<suffix>``; two runs of one second don't collide.
+
+        Raises:
+            InputError: The folder can't be made.
+        """
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for _ in range(100):
+            path = Path(output_dir) / f"{name}-{stamp}-{secrets.token_hex(2)}"
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise InputError(f"output_dir={output_dir}: no folder can be made there: "
+                                 f"{error.strerror}") from error
+        raise FinetuneError(f"no free name for a run in {output_dir}")
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """An existing run.
+
+        Raises:
+            InputError: There is none at ``path``; the message names similar ones.
+        """
+        folder = Path(path).expanduser()
+        if (folder / "config.yaml").is_file():
+            return cls(folder)
+        around = folder.parent if folder.parent.is_dir() else Path(".")
+        known = [p.parent.name for p in around.glob("*/config.yaml")]
+        near = closest(folder.name, known) or sorted(known)[-3:]
+        hint = f"; runs in {around}: {', '.join(near)}" if near else ""
+        raise InputError(f"no run in {folder}: config.yaml is missing{hint}")
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return load_config(self.path / "config.yaml")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Command, versions, data, specs, weights, warnings."""
+        return self._read_json("environment.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics by part: ``val``, ``test``, and ``selection``."""
+        return self._read_json("metrics.json")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry for each finished epoch."""
+        path = self.path / "history.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Everything that continuing needs."""
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best_weights(self) -> Path:
+        """The chosen weights."""
+        return self.path / "checkpoints" / "best.safetensors"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the report, the last file of a run, is there."""
+        return (self.path / "report.html").exists() and (self.path / "metrics.json").exists()
+
+    def write_config(self, config: Config) -> None:
+        """Write ``config.yaml``."""
+        write_text(self.path / "config.yaml", dump_config(config))
+
+    def write_environment(self, values: dict[str, Any]) -> None:
+        """Write ``environment.json``."""
+        write_json(self.path / "environment.json", values)
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Write ``history.jsonl`` anew, a line an epoch."""
+        lines = [json.dumps(entry, allow_nan=False) for entry in history]
+        write_text(self.path / "history.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def predictions_path(self, part: str) -> Path:
+        """Where the logits of a part are kept."""
+        return self.path / "predictions" / f"{part}.npz"
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path / name} can't be read: {error}; was the run "
+                             f"finished? `python -m finetune resume {self.path}`") from error
