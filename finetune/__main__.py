@@ -1,0 +1,44 @@
+"""``python -m finetune``: errors become one message and an exit code, never a traceback."""
+
+import sys
+
+from finetune.errors import FinetuneError
+
+__all__ = ["main"]
+
+_TRAINING_PACKAGES = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb",
+                      "safetensors", "matplotlib", "scipy", "jinja2"}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 1, 2, 3 or 130."""
+    from finetune.cli import run_command
+
+    try:
+        return run_command(sys.argv[1:] if words is None else words)
+    except FinetuneError as error:
+        return _report(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _report("interrupted", 130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _TRAINING_PACKAGES:
+            raise
+        return _report(f"training needs the package {error.name}, which is not installed: "
+                       'python -m pip install "finetune-images[train]"', 2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+                       ". Nothing written before is lost; free space or rights and resume.", 1)
+
+
+def _report(text: str, code: int) -> int:
+    from finetune.console import fail
+
+    fail(text)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

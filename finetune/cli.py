@@ -1,0 +1,186 @@
+"""The command line: ``key=value`` words train; a bare first word is a sub-command."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from finetune import __version__
+from finetune.console import say, table
+from finetune.errors import ConfigurationError, InputError, did_you_mean
+
+__all__ = ["run_command"]
+
+HELP = """\
+finetune {version}: transfer learning on images, with a result you can defend
+
+  python -m finetune recipe=medical                   rehearse on generated pictures, offline
+  python -m finetune recipe=medical data.root=DIR     train on your pictures
+  python -m finetune recipe=medical data.root=DIR training.epochs=5 model.name=resnet18
+
+Recipes and configuration
+  ls                      list recipes
+  show RECIPE             print a recipe
+  cp RECIPE FILE          copy a recipe to a file of yours; then recipe=FILE
+  plan KEY=VALUE ...      what would train, on which pictures, for how long; trains nothing
+
+Runs
+  resume RUN              continue an interrupted run, bit by bit as if it had not stopped
+  evaluate RUN            measure the chosen weights again on the test part
+  report RUN              write report.html and figures/ again
+
+Every key with its default: python -m finetune keys
+Exit codes: 0 done, 1 failure while running, 2 bad input, 3 a check failed, 130 interrupted
+"""
+
+NEXT = """\
+Nothing to do yet. Try
+
+  python -m finetune recipe=medical                  a rehearsal: generated pictures, a minute
+  python -m finetune recipe=medical data.root=DIR    your pictures, one folder for each class
+  python -m finetune --help                          everything else
+"""
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Run what the words say and return an exit code.
+
+    Raises:
+        FinetuneError: With an exit code of its own.
+    """
+    if not words:
+        sys.stdout.write(NEXT)
+        return 0
+    if words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP.format(version=__version__))
+        return 0
+    if words[0] == "--version":
+        say(__version__)
+        return 0
+    if "=" in words[0]:
+        return _train(words)
+    if words[0] in ("-m", "--multirun"):
+        raise InputError("studies over several values (-m) are not in this version: start one run "
+                         "for each value")
+    if words[0] not in _COMMANDS:
+        raise InputError(f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; "
+                         f"there are {', '.join(_COMMANDS)}, or key=value words to train")
+    return _COMMANDS[words[0]](list(words[1:]))
+
+
+def _train(words: Sequence[str]) -> int:
+    from finetune.composition import compose
+
+    composed = compose(words)
+    from finetune.run import fit
+
+    fit(composed.config, replaced=composed.replaced, overrides=list(composed.overrides))
+    return 0
+
+
+def _ls(words: list[str]) -> int:
+    from finetune.recipes import list_recipes
+
+    _parse("ls", [], words)
+    table("recipes", ["name", "for"],
+          [[r.name, r.summary] for r in list_recipes().values()])
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    from finetune.recipes import find_recipe
+
+    sys.stdout.write(find_recipe(_parse("show", ["recipe"], words).recipe).text)
+    return 0
+
+
+def _cp(words: list[str]) -> int:
+    from finetune.files import write_text
+    from finetune.recipes import find_recipe
+
+    given = _parse("cp", ["recipe", "file"], words)
+    target = Path(given.file).expanduser()
+    target = target if target.suffix in (".yaml", ".yml") else target.with_suffix(".yaml")
+    if target.exists():
+        raise InputError(f"{target} exists; choose another name or remove it first")
+    write_text(target, find_recipe(given.recipe).text)
+    say(f"wrote {target}; use it with recipe={target}")
+    return 0
+
+
+def _keys(words: list[str]) -> int:
+    from finetune.composition import dump_config
+    from finetune.config import Config
+
+    _parse("keys", [], words)
+    sys.stdout.write(dump_config(Config()))
+    return 0
+
+
+def _plan(words: list[str]) -> int:
+    from finetune.composition import compose
+
+    composed = compose(words)
+    from finetune.plan import print_plan
+
+    print_plan(composed.config, replaced=composed.replaced)
+    return 0
+
+
+def _resume(words: list[str]) -> int:
+    from finetune.run_directory import RunDirectory
+
+    run = RunDirectory.open(_parse("resume", ["run"], words).run)
+    if run.is_finished:
+        say(f"{run.path} is finished; nothing to do. Report: {run.path / 'report.html'}")
+        return 0
+    from finetune.run import resume
+
+    resume(run)
+    return 0
+
+
+def _evaluate(words: list[str]) -> int:
+    from finetune.run_directory import RunDirectory
+
+    parser = _parser("evaluate", ["run"])
+    parser.add_argument("--split", choices=["val", "test"], default=None)
+    given = parser.parse_args(words)
+    run = RunDirectory.open(given.run)
+    from finetune.run import evaluate
+
+    evaluate(run, part=given.split)
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    from finetune.run_directory import RunDirectory
+
+    run = RunDirectory.open(_parse("report", ["run"], words).run)
+    from finetune.run import rewrite_report
+
+    say(f"wrote {rewrite_report(run)}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
+    "evaluate": _evaluate, "report": _report,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}\n{self.format_usage().strip()}")
+
+
+def _parser(command: str, names: list[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"python -m finetune {command}")
+    for name in names:
+        parser.add_argument(name, metavar=name.upper())
+    return parser
+
+
+def _parse(command: str, names: list[str], words: list[str]) -> argparse.Namespace:
+    return _parser(command, names).parse_args(words)

@@ -1,0 +1,100 @@
+"""What a person sees: rich progress on a terminal, plain lines when piped."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+__all__ = ["EpochLine", "progress_bar", "say", "table", "warn"]
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    _out.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """A line on standard error, marked."""
+    _err.print(f"! {text}", markup=False, style="yellow")
+
+
+def fail(text: str) -> None:
+    """An error on standard error, without a traceback."""
+    _err.print(f"error: {text}", markup=False, style="red")
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table; numbers right, text left."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = all(isinstance(row[i], int | float) for row in rows)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*[_cell(value) for value in row])
+    (Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+     ).print(drawn, markup=False)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Any]:
+    """A function that takes the number done; draws only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+class EpochLine:
+    """The progress of one training: a bar within an epoch, a line for each finished one."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                             TextColumn("batches"), TimeRemainingColumn(), console=_err,
+                             transient=True, disable=not _err.is_terminal)
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> "EpochLine":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def batch(self, done: int, of: int) -> None:
+        """One batch is done."""
+        self._bar.update(self._task, completed=done, total=of)
+
+    def epoch(self, result: dict[str, Any], metric: str, value: float, *, chosen: bool) -> None:
+        """One epoch is done."""
+        depths = result["trainable_depths"]
+        left = (self.epochs - result["epoch"]) * result["seconds"]
+        say(f"epoch {result['epoch']}/{self.epochs}  loss {result['train_loss']:.4f}  "
+            f"val {metric} {value:.4f}{' *' if chosen else '  '}  depths {_span(depths)}  "
+            f"{result['images_per_second']:.0f} images/s  about {left:.0f} s left")
+        self._bar.update(self._task, description=f"epoch {result['epoch'] + 1}")
+
+
+def _span(depths: list[int]) -> str:
+    if depths and depths == list(range(depths[0], depths[-1] + 1)) and len(depths) > 1:
+        return f"{depths[0]}-{depths[-1]}"
+    return ",".join(map(str, depths)) or "none"
