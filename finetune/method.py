@@ -1,0 +1,182 @@
+"""The method of a run as objects: loaders, optimizer, loss, plan, averaged weights."""
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from finetune.assembly import Data, phase_plans, updates_norms
+from finetune.config import ClassWeights, Config, Precision
+from finetune.data.loading import PrepareBatch, build_loader
+from finetune.data.transforms import build_transform
+from finetune.errors import ConfigurationError
+from finetune.evaluation.metrics import check_metric, compute_metrics
+from finetune.evaluation.predictions import Predictions, collect_predictions
+from finetune.models.depths import depth_names, layer_depths
+from finetune.models.freezing import (
+    EpochPlan,
+    freeze_except,
+    freezing_plan,
+    frozen_hash,
+    train_mode,
+)
+from finetune.models.parameters import ParameterGroup, split_parameter_groups
+from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.training.loop import LoopState, TrainingSettings
+from finetune.training.losses import build_loss, build_mix, class_weights
+from finetune.training.schedules import Course, ScheduleSettings
+
+__all__ = ["Method", "build_method", "build_plan", "freeze_and_hash", "predict_part",
+           "select_metric", "validate"]
+
+
+@dataclass
+class Method:
+    """Everything that `finetune.training.loop.train` is given."""
+
+    model: nn.Module
+    average: nn.Module | None  # exponential moving average of the weights
+    loaders: dict[str, DataLoader[Any]]
+    groups: list[ParameterGroup]
+    optimizer: torch.optim.Optimizer
+    criterion: nn.Module
+    prepare: Callable[[Tensor], Tensor]
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    plan: Callable[[list[dict[str, Any]]], EpochPlan]
+    settings: TrainingSettings
+
+    @property
+    def chosen_model(self) -> nn.Module:
+        """The network that is measured and kept: the average where there is one."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def set_train_mode(self, plan: EpochPlan) -> None:
+        """Training mode, frozen parts in eval mode."""
+        train_mode(self.model, plan)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the sampler of the training part the epoch."""
+        self.loaders["train"].sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def update_average(self, state: LoopState) -> None:
+        """Move the averaged weights after an optimizer step."""
+        if self.average is not None:
+            self.average.update(self.model, step=state.step)  # type: ignore[operator]
+
+
+def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
+                 device: torch.device) -> Method:
+    """Put the method together for a model that is on its device."""
+    optimizer = config.optimizer
+    groups = split_parameter_groups(
+        model, lr=optimizer.lr, weight_decay=optimizer.weight_decay,
+        layer_decay=optimizer.layer_decay, stage_lrs=optimizer.stage_lrs)
+    labels = data.samples.label_spec
+    training = config.training
+    weights = (class_weights(data.part("train").labels, labels).to(device)
+               if training.class_weights is ClassWeights.balanced else None)
+    return Method(
+        model=model, average=_average(model, training.ema_decay),
+        loaders=_loaders(config, data, spec), groups=groups,
+        optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr),
+        criterion=build_loss(labels, smoothing=training.label_smoothing, weights=weights),
+        prepare=PrepareBatch(spec, device),
+        mix=build_mix(labels, mixup_alpha=training.mixup_alpha,
+                      cutmix_alpha=training.cutmix_alpha),
+        plan=build_plan(config, model), settings=_settings(config, device))
+
+
+def build_plan(config: Config, model: nn.Module) -> Callable[[list[dict[str, Any]]], EpochPlan]:
+    """The freezing plan as a function of the history alone."""
+    names = depth_names(layer_depths(model))
+    below, phases = phase_plans(config, names)
+    return functools.partial(
+        freezing_plan, config.freezing.policy.value, depth_count=len(names),
+        epochs=config.training.epochs, below=below, phases=phases,
+        frozen_fraction=config.freezing.frozen_fraction, update_norms=updates_norms(config))
+
+
+def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
+    if decay is None:
+        return None
+    from timm.utils import ModelEmaV3
+
+    average: nn.Module = ModelEmaV3(copy.deepcopy(model), decay=decay, use_warmup=True)
+    return average
+
+
+def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    from finetune.errors import did_you_mean
+
+    known = list_optimizers()
+    if name.lower() not in known:
+        raise ConfigurationError(f"optimizer.name={name}: timm has no such optimizer"
+                                 f"{did_you_mean(name, known)}")
+    made: torch.optim.Optimizer = create_optimizer_v2(
+        [g.as_torch() for g in groups], opt=name, lr=lr, weight_decay=0.0)
+    return made
+
+
+def _loaders(config: Config, data: Data, spec: InputSpec) -> dict[str, DataLoader[Any]]:
+    settings = config.data
+    cores = os.cpu_count() or 1
+    workers = min(8, max(0, cores - 2)) if settings.workers is None else settings.workers
+    return {part: build_loader(
+        data.part(part), spec=spec, batch_size=settings.batch_size, workers=workers,
+        transform=build_transform(settings.transform, spec, train=part == "train"),
+        seed=config.seed, train=part == "train", sampling=settings.sampling.value)
+        for part in data.parts}
+
+
+def _settings(config: Config, device: torch.device) -> TrainingSettings:
+    schedule, training = config.schedule, config.training
+    low = training.precision is Precision.bf16
+    return TrainingSettings(
+        epochs=training.epochs, seed=config.seed, lr=config.optimizer.lr,
+        schedule=ScheduleSettings(
+            Course(schedule.name.value), schedule.warmup_fraction, schedule.final_fraction,
+            schedule.step_count, schedule.step_factor, schedule.restart),
+        accumulation_steps=training.accumulation_steps, max_grad_norm=training.max_grad_norm,
+        autocast=functools.partial(torch.autocast, device.type, torch.bfloat16)
+        if low else nullcontext)
+
+
+def select_metric(config: Config, labels: LabelSpec) -> str:
+    """The metric that chooses the epoch.
+
+    Raises:
+        ConfigurationError: It is none that these labels have.
+    """
+    default = ("balanced_accuracy" if labels.kind is LabelKind.single else "average_precision")
+    name = config.training.select_metric or default
+    check_metric(name, labels.kind)
+    return name
+
+
+def freeze_and_hash(model: nn.Module, plan: EpochPlan) -> str:
+    """Freeze all but the plan's depths; a hash of what must not move."""
+    freeze_except(model, plan.depths)
+    return frozen_hash(model, plan.depths)
+
+
+def predict_part(method: Method, data: Data, part: str) -> Predictions:
+    """Logits of the chosen model for every picture of a part."""
+    samples = data.part(part)
+    return collect_predictions(
+        method.chosen_model, method.loaders[part], prepare=method.prepare, ids=samples.ids,
+        label_spec=samples.label_spec, groups=samples.groups, autocast=method.settings.autocast)
+
+
+def validate(method: Method, data: Data) -> Mapping[str, Any]:
+    """Scalar metrics on val, with the loss that is reported beside the training loss."""
+    metrics = compute_metrics(predict_part(method, data, "val"))
+    return {k: v for k, v in metrics.items() if v is None or isinstance(v, int | float)}

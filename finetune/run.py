@@ -1,0 +1,247 @@
+"""One training run, from a configuration to a report: the composition root.
+
+`fit` reads like the method section of a paper. Everything it calls takes plain values.
+"""
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune import session
+from finetune.assembly import Data, assemble_data, assemble_model, domain_of, input_spec
+from finetune.config import Config
+from finetune.console import EpochLine, progress_bar, say, warn
+from finetune.data.splits import write_splits
+from finetune.environment import (
+    describe_environment,
+    differences_to_now,
+    refuse_other_data,
+    without_weights,
+)
+from finetune.errors import CheckError, DataError, InputError
+from finetune.evaluation.metrics import compute_metrics
+from finetune.evaluation.predictions import Predictions
+from finetune.files import write_json
+from finetune.method import (
+    Method,
+    build_method,
+    freeze_and_hash,
+    predict_part,
+    select_metric,
+    validate,
+)
+from finetune.models.freezing import frozen_hash
+from finetune.report.figures import write_figures
+from finetune.report.html import write_report
+from finetune.run_directory import RunDirectory
+from finetune.selection import best_epoch, is_exhausted, patience_epochs
+from finetune.specs import InputSpec
+from finetune.training.checkpoints import (
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
+from finetune.training.loop import LoopState, train
+from finetune.training.tracking import Tracker
+
+__all__ = ["evaluate", "fit", "resume", "rewrite_report"]
+
+
+def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
+        overrides: Sequence[str] = (), run: RunDirectory | None = None) -> RunDirectory:
+    """Train, choose on validation, measure once on test, report.
+
+    Args:
+        config: Checked values.
+        replaced: In a rehearsal, what it replaced.
+        overrides: The words typed, for the report.
+        run: A run to continue; its environment says what to restore.
+
+    Raises:
+        InputError: Something given is wrong; no run was made.
+        Interrupted: By a signal; the run can be resumed.
+    """
+    session.refuse_several_processes()
+    session.announce(config, replaced)
+    before = run.environment if run is not None else None
+    device = session.choose_device(config.device.value)
+    torch.set_num_threads(before["threads"] if before else torch.get_num_threads())
+
+    # Data: read every picture once, divide, check.
+    data, folder = _read_data(config, run)
+    refuse_other_data(data, before)
+    spec_labels = data.samples.label_spec
+    metric = select_metric(config, spec_labels)
+
+    # Model: the same weights for the same seed, whatever was drawn before.
+    torch.manual_seed(config.seed)
+    source = config if before is None else without_weights(config)
+    model, weights = assemble_model(source, class_names=spec_labels.class_names,
+                                    channels=data.channels)
+    spec = (InputSpec.from_dict(before["input_spec"]) if before
+            else input_spec(config, data, model, weights))
+    model.to(device)
+
+    # Method: depths decide what trains when, and how fast.
+    method = build_method(config, model, data, spec, device)
+    if run is None:
+        run = session.start_run(config, replaced, folder)
+        run.write_config(config)
+        write_splits(run.path / "splits.csv", data.samples, data.split)
+        run.write_environment(describe_environment(
+            config, data, spec, weights, method.groups, model, device=str(device),
+            replaced=replaced, overrides=overrides))
+        session.write_batch_figures(run, method.loaders, spec, spec_labels, data)
+        save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
+                        state=LoopState(), average=method.average)
+    state = load_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
+                            average=method.average)
+    run.write_history(state.history)
+    patience = patience_epochs(config.training.patience_fraction, config.training.epochs)
+    tracker = session.open_tracker(run, config, is_rehearsal=replaced is not None)
+    say(f"run {run.path}")
+
+    # Training: everything but the arithmetic of an epoch is the body of this loop.
+    hashes: list[str] = []
+    measure = functools.partial(validate, method, data)
+    with session.interruption(run.path) as stop, EpochLine(config.training.epochs) as line, \
+            session.failing_tracker(tracker):
+        epochs = train(
+            model, method.loaders["train"], optimizer=method.optimizer,
+            criterion=method.criterion, prepare=method.prepare, plan=method.plan,
+            freeze=lambda plan: hashes.append(freeze_and_hash(model, plan)),
+            set_train_mode=method.set_train_mode, evaluate=measure, settings=method.settings,
+            state=state, set_epoch=method.set_epoch, mix=method.mix,
+            after_step=functools.partial(method.update_average, state), stop=stop,
+            progress=line.batch, name_samples=functools.partial(session.names_of, data))
+        for result in (() if is_exhausted(state.history, metric, patience) else epochs):
+            if frozen_hash(model, result.trainable_depths) != hashes.pop():
+                raise CheckError(f"a frozen parameter or buffer moved in epoch {result.epoch}")
+            chosen = best_epoch(state.history, metric) == len(state.history) - 1
+            state.history[-1]["selected"] = chosen
+            if chosen:
+                save_weights(run.best_weights, method.chosen_model, metadata={
+                    "model": config.model.name, "epoch": str(result.epoch)})
+            save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
+                            state=state, average=method.average)
+            run.write_history(state.history)
+            tracker.log_epoch(session.flat_scalars(state.history[-1]), result.epoch)
+            line.epoch(state.history[-1], metric, result.val.get(metric), chosen=chosen)
+            if is_exhausted(state.history, metric, patience):
+                say(f"stopped: no gain in {patience} epochs")
+                break
+        _finish(run, config, method, data, state, metric, tracker)
+    return run
+
+
+def _read_data(config: Config, run: RunDirectory | None) -> tuple[Data, Path | None]:
+    folder = None
+    root = config.data.root
+    if root is None:
+        from finetune.data.sample_data import generate_samples
+
+        folder = (run.path if run else Path(tempfile.mkdtemp(prefix="finetune-"))) / "pictures"
+        if not folder.exists():
+            generate_samples(domain_of(config), folder, seed=config.data.split_seed)
+        root = str(folder)
+    with progress_bar("reading pictures", total=0) as done:
+        data = assemble_data(config, root, progress=done)
+    for text in data.warnings:
+        warn(text)
+    return data, folder
+
+
+def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
+            state: LoopState, metric: str, tracker: Tracker) -> None:
+    best = best_epoch(state.history, metric)
+    load_weights(run.best_weights, method.chosen_model)
+    metrics: dict[str, Any] = {}
+    for part in [p for p in data.parts if p != "train"]:
+        predictions = predict_part(method, data, part)
+        predictions.save(run.predictions_path(part))
+        metrics[part] = compute_metrics(predictions)
+        tracker.log_results(part, metrics[part])
+    metrics["selection"] = {"metric": metric, "epoch": best + 1,
+                            "value": state.history[best]["val"].get(metric)}
+    write_json(run.path / "metrics.json", metrics)
+    if config.tracking.upload_model:
+        tracker.log_model(run.best_weights)
+    warnings = [*write_figures(run.path), *tracker.warnings]
+    for text in warnings:
+        warn(text)
+    environment = run.environment
+    environment["warnings"] = list(dict.fromkeys([*environment["warnings"], *warnings]))
+    run.write_environment(environment)
+    report = write_report(run.path, functools.partial(session.picture_for_report, data))
+    session.print_result(metrics)
+    say(f"report {report}")
+
+
+def resume(run: RunDirectory) -> RunDirectory:
+    """Continue an interrupted run as if it had not stopped.
+
+    Raises:
+        InputError: The run has no checkpoint yet, or its data changed.
+    """
+    if not run.last_checkpoint.exists():
+        raise InputError(f"{run.path} has no checkpoint: it was stopped before training; start "
+                         "it again")
+    for text in differences_to_now(run.environment):
+        warn(text)
+    rehearsal = run.environment["rehearsal"]
+    replaced = None if rehearsal is None else {k: tuple(v) for k, v in
+                                               rehearsal["replaced"].items()}
+    return fit(run.config, replaced=replaced, run=run)
+
+
+def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
+    """Predict a part with the chosen weights again and compare with what the run stored.
+
+    Raises:
+        CheckError: The logits differ by more than 1e-3.
+        InputError: The run isn't finished, or its data changed.
+    """
+    if not run.best_weights.exists():
+        raise InputError(f"{run.path} has no chosen weights yet: "
+                         f"python -m finetune resume {run.path}")
+    config, before = run.config, run.environment
+    device = session.choose_device(config.device.value)
+    torch.set_num_threads(before["threads"])
+    data, _ = _read_data(config, run)
+    refuse_other_data(data, before)
+    model, _ = assemble_model(without_weights(config), channels=data.channels,
+                              class_names=data.samples.label_spec.class_names)
+    method = build_method(config, model.to(device), data,
+                                InputSpec.from_dict(before["input_spec"]), device)
+    load_weights(run.best_weights, method.chosen_model)
+    chosen = part or ("test" if "test" in data.parts else "val")
+    if chosen not in data.parts:
+        raise InputError(f"this run has no {chosen} part; it has {', '.join(data.parts)}")
+    predictions = predict_part(method, data, chosen)
+    session.print_result({chosen: compute_metrics(predictions)})
+    session.compare_with_stored(run.predictions_path(chosen), predictions)
+    return predictions
+
+
+def rewrite_report(run: RunDirectory) -> Path:
+    """Write figures and report again from the run directory.
+
+    Raises:
+        InputError: The run isn't finished.
+    """
+    if not (run.path / "metrics.json").exists():
+        raise InputError(f"{run.path} has no metrics yet: python -m finetune resume {run.path}")
+    for text in write_figures(run.path):
+        warn(text)
+    try:
+        data, _ = _read_data(run.config, run)
+        reader = functools.partial(session.picture_for_report, data)
+    except DataError as error:
+        warn(f"the report has no pictures: {error}")
+        return write_report(run.path)
+    return write_report(run.path, reader)

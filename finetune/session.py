@@ -1,0 +1,227 @@
+"""The circumstances of a run: device, signals, new folders, tracking, what is printed."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from finetune.assembly import Data
+from finetune.config import Config, TrackingMode
+from finetune.console import say, table, warn
+from finetune.data.decoding import to_unit_range
+from finetune.errors import CheckError, InputError, Interrupted
+from finetune.evaluation.predictions import Predictions
+from finetune.report.figures import write_batch_figure
+from finetune.run_directory import RunDirectory
+from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.training.tracking import Tracker, private_config, start_tracking
+
+__all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
+           "interruption", "names_of", "open_tracker", "picture_for_report", "print_result",
+           "refuse_several_processes", "start_run", "write_batch_figures"]
+
+
+def refuse_several_processes() -> None:
+    """Raise when a launcher started more than one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this version trains in one "
+                         "process; start it without torchrun, or unset WORLD_SIZE")
+
+
+def announce(config: Config, replaced: Mapping[str, tuple[Any, Any]] | None) -> None:
+    """Say what this is; a rehearsal can't be taken for a result."""
+    if replaced is None:
+        return
+    recipe = f"recipe={config.recipe} " if config.recipe != "none" else ""
+    say("REHEARSAL on generated sample pictures: its numbers say nothing about any real data.")
+    say("The network is small and starts from random weights; the method is the recipe's own.")
+    say(f"For a result:  python -m finetune {recipe}data.root=DIR")
+    changes = ", ".join(f"{k}={_shown(new)} (recipe: {_shown(old)})"
+                        for k, (old, new) in replaced.items())
+    say(f"Replaced for the rehearsal: data, {changes}")
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device to compute on; ``auto`` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        InputError: The wanted one is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+             "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, here in there.items() if here))
+    if not there[wanted]:
+        have = ", ".join(name for name, here in there.items() if here)
+        raise InputError(f"device={wanted}: torch finds none on this machine; there is {have}")
+    return torch.device(wanted)
+
+
+def start_run(config: Config, replaced: object, pictures: Path | None) -> RunDirectory:
+    """A new run directory; generated pictures move into it."""
+    recipe = config.recipe if config.recipe != "none" else "run"
+    name = recipe if replaced is None else f"rehearsal-{recipe}"
+    run = RunDirectory.create(config.output_dir, name)
+    if pictures is not None:
+        shutil.move(pictures, run.path / "pictures")
+        pictures.parent.rmdir()
+    return run
+
+
+@contextmanager
+def interruption(run: Path) -> Iterator[Callable[[], bool]]:
+    """A function that tells whether SIGINT or SIGTERM came; the step in hand is finished.
+
+    A second signal stops at once. Handlers are restored at the end.
+    """
+    received: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = [signal.signal(kind, remember) for kind in kinds]
+    except ValueError:  # not the main thread: a notebook's own handling stays
+        before = []
+    try:
+        yield lambda: bool(received)
+    except Interrupted as error:
+        raise Interrupted(f"{error}; everything up to the epoch before is kept. Continue with\n"
+                          f"  python -m finetune resume {run}") from error
+    finally:
+        for kind, handler in zip(kinds, before, strict=False):
+            signal.signal(kind, handler)
+
+
+def open_tracker(run: RunDirectory, config: Config, *, is_rehearsal: bool) -> Tracker:
+    """Start Weights & Biases as configured; a rehearsal stays offline."""
+    tracking = config.tracking
+    stored = run.path / "wandb" / "run_id"
+    mode = tracking.mode
+    if is_rehearsal and mode is not TrackingMode.disabled:
+        mode = TrackingMode.offline
+    values, _ = private_config(_tree(config))
+    tracker = start_tracking(
+        run.path, mode=None if mode is None else mode.value, project=tracking.project,
+        entity=tracking.entity, group=tracking.group, tags=list(tracking.tags),
+        notes=tracking.notes, name=run.path.name, config=values,
+        run_id=stored.read_text() if stored.exists() else None, pictures=tracking.pictures,
+        salt=run.path.name)
+    if tracker.run_id:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_text(tracker.run_id)
+    for text in tracker.warnings:
+        warn(text)
+    return tracker
+
+
+def _tree(config: Config) -> dict[str, Any]:
+    import yaml
+
+    from finetune.composition import dump_config
+
+    return dict(yaml.safe_load(dump_config(config)))
+
+
+@contextmanager
+def failing_tracker(tracker: Tracker) -> Iterator[None]:
+    """Finish tracking whatever happens, with an exit code that tells."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        tracker.finish(code)
+
+
+def flat_scalars(entry: Mapping[str, Any]) -> dict[str, float]:
+    """An epoch's numbers under flat names: ``train/loss``, ``val/…``, ``lr/…``."""
+    flat = {"train/loss": entry["train_loss"], "images_per_second": entry["images_per_second"]}
+    flat |= {f"val/{k}": v for k, v in entry["val"].items() if v is not None}
+    flat |= {f"lr/{k}": v for k, v in entry["lr"].items()}
+    return flat | {"trainable_depths": len(entry["trainable_depths"])}
+
+
+def names_of(data: Data, indices: Tensor) -> list[str]:
+    """Names of training pictures, for a message."""
+    ids = data.part("train").ids
+    return [ids[i] for i in indices.tolist()]
+
+
+def picture_for_report(data: Data, sample_id: str) -> np.ndarray:
+    """A picture as 8-bit grey or RGB, scaled to its own range where it isn't 8-bit."""
+    pixels = data.samples.source.read(sample_id).pixels
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        unit = to_unit_range(pixels, (low, high if high > low else low + 1))
+        pixels = (unit * 255).round().astype(np.uint8)
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+
+
+def write_batch_figures(run: RunDirectory, loaders: Mapping[str, DataLoader[Any]],
+                        spec: InputSpec, labels: LabelSpec, data: Data) -> None:
+    """Draw what the network will see, before it sees it."""
+    for part in ("train", "val"):
+        dataset = loaders[part].dataset
+        count = min(16, len(dataset))  # type: ignore[arg-type]
+        places = np.linspace(0, len(dataset) - 1, count).astype(int)  # type: ignore[arg-type]
+        items = [dataset[(int(i), int(i) + 1)] for i in places]
+        images = [item[0].permute(1, 2, 0).numpy() for item in items]
+        titles = [_title(item[1], labels) for item in items]
+        write_batch_figure(run.path / "figures" / f"batch_{part}.png", images, titles,
+                           title=f"{part}: what the network sees, {spec.size[0]} px, "
+                                 f"{spec.resize.value}")
+
+
+def _title(target: Tensor, labels: LabelSpec) -> str:
+    if labels.kind is LabelKind.single:
+        return labels.class_names[int(target)]
+    return ", ".join(n for n, y in zip(labels.class_names, target, strict=True) if y == 1) or "none"
+
+
+def print_result(metrics: Mapping[str, Any]) -> None:
+    """The headline and the table per class of each part."""
+    for part in [p for p in ("val", "test") if p in metrics]:
+        values = metrics[part]
+        shown = [k for k in ("accuracy", "balanced_accuracy", "macro_f1", "average_precision",
+                             "roc_auc", "log_loss", "ece") if values.get(k) is not None]
+        say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}" for k in shown))
+    last = "test" if "test" in metrics else "val"
+    if "test" not in metrics:
+        say("There is no test part: these are validation numbers, also used for selection.")
+    columns = ("precision", "recall", "specificity", "f1", "support")
+    table(f"{last} per class", ["class", *columns], [
+        [name, *[_number(row.get(c)) for c in columns]]
+        for name, row in metrics[last]["per_class"].items()])
+
+
+def _number(value: Any) -> Any:
+    return "" if value is None else value if isinstance(value, int) else float(value)
+
+
+def compare_with_stored(path: Path, now: Predictions) -> None:
+    """Raise when stored logits differ from these by more than 1e-3."""
+    if not path.exists():
+        return
+    stored = Predictions.load(path)
+    same = stored.ids == now.ids and stored.logits.shape == now.logits.shape
+    worst = float(np.abs(stored.logits - now.logits).max()) if same else float("inf")
+    if worst > 1e-3:
+        raise CheckError(f"the predictions differ from {path.name} of the run (largest difference "
+                         f"of a logit {worst:.3g}); other versions, hardware or weights?")
+    say(f"agrees with the run's own predictions (largest difference of a logit {worst:.2g})")
