@@ -1,0 +1,28 @@
+"""Shared by all tests: no network, no leftovers of a user's settings, real data where it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(autouse=True)
+def _apart_from_the_users_settings(tmp_path_factory, monkeypatch):
+    """Caches, tracking and recipes of the person who runs the tests stay out."""
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("FINETUNE_RECIPE_PATH", raising=False)
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets, or skip."""
+    folder = os.environ.get("FINETUNE_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FINETUNE_TEST_DATA names no folder of real data")
+    return Path(folder)
