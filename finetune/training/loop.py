@@ -12,6 +12,7 @@
         yield EpochResult                    # logging, checkpoints, stopping: the caller's body
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -133,7 +134,8 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
           after_step: Callable[[], None] | None = None,
           stop: Callable[[], bool] = lambda: False,
           progress: Callable[[int, int], None] = lambda done, of: None,
-          name_samples: Callable[[Tensor], list[str]] = lambda indices: []) -> Iterator[EpochResult]:
+          name_samples: Callable[[Tensor], list[str]] = lambda indices: [],
+          ) -> Iterator[EpochResult]:
     """Train epoch by epoch, from where ``state`` stands; the consumer does everything else.
 
     Args:
@@ -173,7 +175,7 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
             images_seen += len(images)
             if number % settings.accumulation_steps == 0 or number == len(loader):
                 _refuse_not_finite(losses[-settings.accumulation_steps:], epoch,
-                                   lambda batch=indices: name_samples(batch))
+                                   functools.partial(name_samples, indices))
                 set_rates(optimizer, current, settings, state, steps_per_epoch(loader, settings))
                 train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
                 state.step += 1
@@ -253,8 +255,8 @@ def _refuse_not_finite(losses: list[Tensor], epoch: int, names: Callable[[], lis
     if not bool(torch.isfinite(torch.stack(losses)).all()):
         raise FinetuneError(
             f"the loss became NaN or infinite in epoch {epoch + 1}, in the batch of "
-            f"{', '.join(names()) or 'unknown pictures'}. The last checkpoint is whole. Try a lower "
-            "optimizer.lr, training.precision=fp32, or look at these pictures.")
+            f"{', '.join(names()) or 'unknown pictures'}. The last checkpoint is whole. Try a "
+            "lower optimizer.lr, training.precision=fp32, or look at these pictures.")
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -58,7 +58,8 @@ def build_loss(spec: LabelSpec, *, smoothing: float = 0.0,
     return MaskedBinaryCrossEntropy(smoothing=smoothing, weights=weights)
 
 
-def build_mix(spec: LabelSpec, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0) -> Mix | None:
+def build_mix(spec: LabelSpec, *, mixup_alpha: float = 0.0,
+              cutmix_alpha: float = 0.0) -> Mix | None:
     """Mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899), or one of both at random a batch.
 
     The function maps images (B, C, H, W) and targets to mixed ones with targets (B, K) of class

@@ -1,0 +1,242 @@
+"""Batches of pictures, the same for any number of worker processes.
+
+The sampler yields ``(index, seed)`` and the dataset augments with that seed, so that what a
+picture looks like depends on the run's seed, the epoch and the picture alone: not on the process
+that reads it, nor on any global random state.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from finetune.data.decoding import conform, resize_image, to_unit_range
+from finetune.data.samples import Samples
+from finetune.data.transforms import Transform
+from finetune.errors import DataError
+from finetune.specs import Dtype, InputSpec, LabelKind, Resize
+
+__all__ = ["ImageDataset", "PrepareBatch", "Sampling", "SeededSampler", "balanced_weights",
+           "build_loader", "measure_statistics"]
+
+Item = tuple[Tensor, Tensor, int]
+
+
+class Sampling(StrEnum):
+    """In what order, and how often, an epoch shows the pictures."""
+
+    shuffled = "shuffled"      # each once, in random order
+    balanced = "balanced"      # with replacement, all classes equally often
+    sequential = "sequential"  # each once, in the given order
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Yields (index, seed) for one epoch; `set_epoch` moves on to another.
+
+    Order and seeds are a function of ``seed`` and the epoch. A picture drawn twice in an epoch
+    gets two seeds.
+
+    Args:
+        length: Number of pictures, which is also the length of an epoch.
+        seed: The run's seed.
+        sampling: The order.
+        weights: (length,) how often to draw each picture, up to a factor; for ``balanced``.
+    """
+
+    def __init__(self, length: int, *, seed: int, sampling: Sampling | str = Sampling.shuffled,
+                 weights: npt.NDArray[np.float64] | None = None) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+        self.sampling = Sampling(sampling)
+        if (weights is None) == (self.sampling is Sampling.balanced):
+            raise ValueError("weights go with sampling='balanced', and only with it")
+        self.weights = weights
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        drawn: Counter[int] = Counter()
+        for index in self._order():
+            yield index, _mix(self.seed, self.epoch, index, drawn[index])
+            drawn[index] += 1
+
+    def _order(self) -> list[int]:
+        random = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch)))
+        if self.sampling is Sampling.sequential:
+            return list(range(self.length))
+        if self.weights is None:
+            return [int(i) for i in random.permutation(self.length)]
+        share = self.weights / self.weights.sum()
+        return [int(i) for i in random.choice(self.length, size=self.length, p=share)]
+
+
+def _mix(*numbers: int) -> int:
+    """A 63-bit seed that depends on every number and on their order."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def balanced_weights(samples: Samples) -> npt.NDArray[np.float64]:
+    """How often to draw each picture so that classes come equally often, (N,).
+
+    Single-label: one over the number of pictures of its class. Multi-label: the same for the
+    rarest of its positive classes; pictures without a positive class count as a class.
+    """
+    labels = np.asarray(samples.labels)
+    if samples.label_spec.kind is LabelKind.single:
+        counts = np.bincount(labels, minlength=samples.label_spec.output_width)
+        return np.asarray(1.0 / counts[labels], dtype=np.float64)
+    positive = np.nan_to_num(labels) > 0.5
+    with_rest = np.column_stack([positive, ~positive.any(axis=1)])
+    inverse = 1.0 / np.maximum(with_rest.sum(axis=0), 1)
+    return np.asarray((with_rest * inverse).max(axis=1), dtype=np.float64)
+
+
+class ImageDataset(Dataset[Item]):
+    """Picture (C, H, W) uint8 or float32 in 0..1, target and index for an (index, seed).
+
+    An unreadable picture raises `DataError` with its name: broken files are found before
+    training, so one that breaks later is a failing disk or a changed folder.
+    """
+
+    def __init__(self, samples: Samples, *, spec: InputSpec, transform: Transform) -> None:
+        self.ids, self.source = samples.ids, samples.source
+        self.targets = torch.as_tensor(np.asarray(samples.labels))
+        self.spec, self.transform = spec, transform
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        index, seed = key
+        pixels = _read(self.source, self.ids[index], self.spec.channels, self.spec.dtype)
+        shown = np.ascontiguousarray(self.transform(pixels, seed).transpose(2, 0, 1))
+        return torch.from_numpy(shown), self.targets[index], index
+
+
+def _read(source: Any, sample_id: str, channels: int, dtype: Dtype) -> npt.NDArray[Any]:
+    try:
+        return conform(source.read(sample_id).pixels, channels=channels, dtype=dtype)
+    except DataError as error:
+        raise error if sample_id in str(error) else DataError(f"{sample_id}: {error}") from error
+    except (OSError, KeyError) as error:
+        raise DataError(f"{sample_id}: cannot be read ({error}); it was there before training. "
+                        "Check the disk, or whether the folder changed.") from error
+
+
+def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
+                 workers: int, seed: int, train: bool,
+                 sampling: Sampling | str = Sampling.shuffled) -> DataLoader[Item]:
+    """Batches of images (B, C, H, W), targets and indices (B,) into ``samples``.
+
+    The loader's ``sampler`` is a `SeededSampler`: call ``loader.sampler.set_epoch`` before each
+    epoch. When training, the last batch is left out if it holds one picture only, where batch
+    normalisation has no variance to compute; every epoch leaves out another picture. Worker
+    processes use one thread each.
+
+    Args:
+        samples: Pictures and labels.
+        spec: The network's input.
+        transform: From `build_transform`.
+        batch_size: Pictures in a batch.
+        workers: Processes that read pictures; 0 reads in this one.
+        seed: Of the order and of the augmentation.
+        train: Whether this loader is trained on; if not, the order is as given.
+        sampling: The order in training.
+    """
+    order = Sampling(sampling) if train else Sampling.sequential
+    weights = balanced_weights(samples) if order is Sampling.balanced else None
+    sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights)
+    return DataLoader(
+        ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size,
+        sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+        worker_init_fn=_use_one_thread, pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),
+        drop_last=train and len(samples) > batch_size and len(samples) % batch_size == 1)
+
+
+def _use_one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class PrepareBatch:
+    """Moves a batch to the device and normalises it: float32, zero mean and unit variance.
+
+    uint8 batches are mapped from ``spec.value_range`` to 0..1 first; float batches are in 0..1
+    already. The batch that was given is not changed.
+    """
+
+    def __init__(self, spec: InputSpec, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.low, self.high = spec.value_range
+        self.mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(spec.std, device=self.device).view(1, -1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) as float32 on the device."""
+        moved = images.to(self.device, non_blocking=True)
+        unit = moved.float()
+        if moved.dtype == torch.uint8:
+            unit = ((unit - self.low) / (self.high - self.low)).clamp(0, 1)
+        return (unit - self.mean) / self.std
+
+
+def measure_statistics(
+        samples: Samples, *, size: tuple[int, int], channels: int, dtype: Dtype,
+        resize: Resize = Resize.squash, interpolation: str = "bilinear", limit: int = 2000,
+) -> tuple[tuple[float, float], tuple[float, ...], tuple[float, ...]]:
+    """Value range, and mean and standard deviation per channel on the 0..1 scale.
+
+    For the training pictures only. uint8 has the range 0..255. Others go from 0 (or, where
+    values are negative, the 0.1 percentile) to the 99.9 percentile over all channels, so that
+    a few saturated pixels don't darken the rest; values outside are clipped.
+
+    Args:
+        samples: The training pictures.
+        size: Height and width in pixels.
+        channels: Number of channels.
+        dtype: Number type of the decoded pictures.
+        resize: How other shapes are brought to ``size``.
+        interpolation: See `InputSpec`.
+        limit: At most so many pictures, drawn evenly from the list, are looked at.
+
+    Raises:
+        DataError: No picture, or no finite value in any of them.
+    """
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(limit, len(samples))).round())
+    values = [_values(resize_image(
+        _read(samples.source, samples.ids[int(i)], channels, dtype), size,
+        resize=resize, interpolation=interpolation)) for i in chosen]
+    pixels = np.concatenate(values) if values else np.empty((0, channels), np.float32)
+    pixels = pixels[np.isfinite(pixels).all(axis=1)]
+    if not len(pixels):
+        raise DataError(f"no finite pixel value in {len(values)} training pictures; the value "
+                        "range and the mean cannot be measured.")
+    value_range = (0.0, 255.0) if dtype is Dtype.uint8 else _value_range(pixels)
+    unit = to_unit_range(pixels[:, None, :], value_range)[:, 0].astype(np.float64)
+    std = unit.std(axis=0)
+    std[std < 1e-6] = 1.0  # a constant channel stays at zero instead of becoming infinite
+    return value_range, tuple(map(float, unit.mean(axis=0))), tuple(map(float, std))
+
+
+def _values(pixels: npt.NDArray[Any], count: int = 1024) -> npt.NDArray[Any]:
+    """Up to ``count`` pixels (n, C), evenly from one picture: bounds the memory needed."""
+    flat = pixels.reshape(-1, pixels.shape[2])
+    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
+
+
+def _value_range(pixels: npt.NDArray[Any]) -> tuple[float, float]:
+    low = 0.0 if pixels.min() >= 0 else float(np.percentile(pixels, 0.1))
+    high = float(np.percentile(pixels, 99.9))
+    return low, high if high > low else low + 1.0

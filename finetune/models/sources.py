@@ -1,0 +1,212 @@
+"""Where weights can be had: timm's tags, the hub, addresses, files, earlier runs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg, get_pretrained_cfg
+from torch import Tensor, nn
+
+from finetune.errors import ConfigurationError, closest, did_you_mean, first_of
+from finetune.files import hash_file
+from finetune.models.downloads import WAYS_OUT, download, find_in_hub, public_address
+from finetune.models.heads import keep_class_rows
+from finetune.models.state_dicts import read_tensors
+
+__all__ = ["FoundWeights", "find_weights"]
+
+HUB_NAMES = ["model.safetensors", "pytorch_model.bin"]
+_FILE_ENDINGS = (".pth", ".pt", ".bin", ".th", ".safetensors", ".ckpt", ".tar")
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Weights that were found.
+
+    Attributes:
+        tensors: By name, as the source has them (timm's are converted to its network's names).
+        source: For people: no local path, no secrets.
+        sha256: Of the file.
+        settings: timm's keys: mean, std, interpolation, input_size.
+        licence: Of the weights, where known.
+        tag: timm's.
+        notes: What a reader must know.
+    """
+
+    tensors: Mapping[str, Tensor]
+    source: str
+    sha256: str | None
+    settings: Mapping[str, Any]
+    licence: str | None = None
+    tag: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_weights(weights: str, *, model: nn.Module, name: str,
+                 class_names: Sequence[str] | None) -> FoundWeights:
+    """The weights that a value of ``model.weights`` means, see `finetune.models.weights`.
+
+    A tag goes before a file of the same name; write ``./NAME`` for the file.
+
+    Raises:
+        ConfigurationError: They aren't there, can't be had or can't be read.
+    """
+    path = Path(weights).expanduser()
+    if weights == "bundled":
+        raise ConfigurationError("model.weights=bundled: the bundled network comes with a later "
+                                 f"version; until then, choose other weights. {WAYS_OUT}")
+    if weights.startswith("hf-hub:"):
+        return _from_hub(weights.removeprefix("hf-hub:"), name)
+    if weights.startswith(("http://", "https://")):
+        return _from_file(download(weights), model, name, source=public_address(weights))
+    if weights == "pretrained" or weights in _tags(name):
+        return _from_tag(weights, name)
+    if path.is_dir():
+        return _from_run(path, model, class_names)
+    if path.exists():
+        return _from_file(path, model, name, source=path.name)
+    raise _not_found(weights, path, name)
+
+
+def _tags(name: str) -> list[str]:
+    if ":" in name:
+        return []
+    plain = name.partition(".")[0]
+    return [n.partition(".")[2] for n in timm.list_models(f"{plain}.*", pretrained=True)]
+
+
+def _not_found(weights: str, path: Path, name: str) -> ConfigurationError:
+    if len(path.parts) > 1 or weights.lower().endswith(_FILE_ENDINGS):
+        near = closest(path.name, (p.name for p in _listed(path.parent)))
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        what = "" if path.parent.is_dir() else f"; there is no folder {path.parent} either"
+        return ConfigurationError(f"model.weights={weights}: no such file or folder{hint}{what}")
+    tags = _tags(name)
+    listed = f"{name} has the tags {first_of(tags, count=20)}" if tags else f"{name} has no tags"
+    return ConfigurationError(
+        f"model.weights={weights} is no timm tag and no file{did_you_mean(weights, tags)}: "
+        f"{listed}; else null, pretrained, hf-hub:NAME, an http(s) address, a file or a run's "
+        "folder are expected")
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _from_file(path: Path, model: nn.Module, name: str, *, source: str) -> FoundWeights:
+    tensors, notes = read_tensors(path)
+    settings = getattr(model, "pretrained_cfg", {})
+    if settings:
+        notes += (f"mean, std and interpolation are those that timm gives for {name}; a file "
+                  "doesn't say its own",)
+    return FoundWeights(tensors, source, hash_file(path), settings, notes=notes)
+
+
+def _from_tag(weights: str, name: str) -> FoundWeights:
+    settings = _tag_settings(weights, name)
+    if settings.hf_hub_id:
+        names = [settings.hf_hub_filename] if settings.hf_hub_filename else HUB_NAMES
+        path, source = find_in_hub(settings.hf_hub_id, names), f"hf-hub:{settings.hf_hub_id}"
+    else:
+        url = settings.url if isinstance(settings.url, str) else settings.url[0]
+        path, source = download(url), public_address(url)
+    donor = _donor(path, str(settings.architecture), settings.to_dict(), {}, source)
+    return FoundWeights(donor, source, hash_file(path), settings.to_dict(), settings.license,
+                        settings.tag)
+
+
+def _tag_settings(weights: str, name: str) -> PretrainedCfg:
+    if ":" in name:
+        raise ConfigurationError(f"model.weights={weights}: {name} is your own builder, which has "
+                                 "no timm tags; give null, a file, an address or a run's folder")
+    plain, _, tag = name.partition(".")
+    if weights != "pretrained" and tag and tag != weights:
+        raise ConfigurationError(f"model.name={name} and model.weights={weights} name different "
+                                 f"weights; write model.name={plain}")
+    wanted = tag or ("" if weights == "pretrained" else weights)
+    settings = get_pretrained_cfg(f"{plain}.{wanted}" if wanted else plain)
+    if settings is None or not settings.has_weights:
+        raise ConfigurationError(
+            f"model.weights={weights}: timm {timm.__version__} has no pretrained weights for "
+            f"{name}; choose another network, a file, or model.weights=null")
+    return settings
+
+
+def _from_hub(repository: str, name: str) -> FoundWeights:
+    described = _read_json(find_in_hub(repository, ["config.json"]))
+    architecture = described.get("architecture")
+    if not architecture or not timm.is_model(architecture):
+        raise ConfigurationError(f"hf-hub:{repository} is not a timm network: its config.json has "
+                                 f"architecture={architecture}; download its weights and give the "
+                                 "file, if its tensors fit")
+    if architecture != name.partition(".")[0]:
+        raise ConfigurationError(f"hf-hub:{repository} holds {architecture}, model.name is {name}: "
+                                 f"write model.name={architecture}")
+    path = find_in_hub(repository, HUB_NAMES)
+    settings = {**described, **described.get("pretrained_cfg", {})}
+    settings["num_classes"] = described.get("num_classes", settings.get("num_classes", 1000))
+    source = f"hf-hub:{repository}"
+    donor = _donor(path, architecture, settings, described.get("model_args", {}), source)
+    return FoundWeights(donor, source, hash_file(path), settings, settings.get("license"),
+                        settings.get("tag"))
+
+
+def _donor(path: Path, architecture: str, settings: Mapping[str, Any],
+           options: Mapping[str, Any], label: str) -> dict[str, Tensor]:
+    """A file's tensors by the names of timm's network: timm itself converts and checks them.
+
+    The caller's random state is kept.
+    """
+    known = {field.name for field in fields(PretrainedCfg)}
+    plain = {key: value for key, value in settings.items() if key in known}
+    plain |= {"source": None, "hf_hub_id": None, "url": None}
+    if plain.get("custom_load"):
+        plain["file"] = str(path)
+    else:
+        plain["state_dict"] = read_tensors(path)[0]
+    options = {"num_classes": plain["num_classes"],
+               "in_chans": plain.get("input_size", (3,))[0], **options}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            donor = timm.create_model(architecture, pretrained=True, pretrained_cfg=plain,
+                                      **options)
+    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+        raise ConfigurationError(f"the weights {label} ({path.name}) don't fit timm "
+                                 f"{timm.__version__}'s {architecture}: {error}") from error
+    return dict(donor.state_dict())
+
+
+def _from_run(folder: Path, model: nn.Module, class_names: Sequence[str] | None) -> FoundWeights:
+    path, described = folder / "checkpoints" / "best.safetensors", folder / "environment.json"
+    missing = [str(p.relative_to(folder)) for p in (path, described) if not p.is_file()]
+    if missing:
+        raise ConfigurationError(f"model.weights={folder} is a folder without "
+                                 f"{' and '.join(missing)}; expected is a finished run's folder, "
+                                 "or a weights file")
+    environment = _read_json(described)
+    tensors, notes = read_tensors(path)
+    try:
+        old, spec = environment["label_spec"]["class_names"], environment.get("input_spec") or {}
+        earlier = environment.get("weights") or {}
+    except (KeyError, TypeError) as error:
+        raise ConfigurationError(f"{described} has no label_spec.class_names: was it written by "
+                                 "another version?") from error
+    tensors, kept = keep_class_rows(tensors, model, old=old, new=class_names or [])
+    fresh = [name for name in class_names or [] if name not in kept]
+    notes += (f"classifier rows kept by class name: {first_of(kept) or 'none'}; new: "
+              f"{first_of(fresh) or 'none'}",)
+    settings = {**spec, "input_size": spec.get("size")}
+    return FoundWeights(tensors, f"run {folder.resolve().name}", hash_file(path), settings,
+                        earlier.get("licence"), earlier.get("tag"), notes)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} can't be read as JSON: {error}") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,141 @@
+"""Files of weights: read without running code, and unwrapped to one flat state dict."""
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from finetune.errors import ConfigurationError, first_of
+
+__all__ = ["read_tensors", "unwrap"]
+
+# Averaged weights first, as timm does.
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model_state",
+            "model", "net", "weights", "module")
+_FOREIGN_CODE = re.compile(r"GLOBAL ([\w.]+)")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a weights file by name, on the CPU, and notes on what was unwrapped.
+
+    Reads ``.safetensors`` and what ``torch.save`` writes, told apart by content. Code inside a
+    pickle is never run (``weights_only=True``).
+
+    Raises:
+        ConfigurationError: Not there, empty, broken, with code, without tensors, or with values
+            that aren't finite.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as error:
+        raise ConfigurationError(
+            f"weights file {path.name} can't be read: {error.strerror}") from error
+    if not start:
+        raise ConfigurationError(f"weights file {path.name} is empty (0 bytes): copy it again")
+    is_safe = path.suffix == ".safetensors" or start[8:9] == b"{"
+    content = _read_safetensors(path) if is_safe else _read_pickle(path, start)
+    tensors, notes = unwrap(content, name=path.name)
+    _check_finite(tensors, path.name)
+    return tensors, notes
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"weights file {path.name} is not a whole .safetensors file "
+                                 f"({error}): copy or download it again") from error
+
+
+def _read_pickle(path: Path, start: bytes) -> Any:
+    if not start.startswith((b"PK", b"\x80")):
+        raise ConfigurationError(
+            f"{path.name} is not a weights file: it begins with {start!r}; expected is "
+            ".safetensors or a .pth, .pt or .bin file that torch.save wrote")
+    try:
+        with warnings.catch_warnings():  # old formats are welcome
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
+            AttributeError, OSError, ImportError, AssertionError, OverflowError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigurationError:
+    code = _FOREIGN_CODE.search(str(error))
+    if code:
+        return ConfigurationError(
+            f"weights file {path.name} holds more than tensors: it wants {code[1]}, which could "
+            "run code and is refused. Save its tensors alone, in the program that made it: "
+            "torch.save(model.state_dict(), NEW_FILE)")
+    if "TorchScript" in str(error):
+        return ConfigurationError(
+            f"weights file {path.name} is a TorchScript program; expected is a state dict: "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)")
+    first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return ConfigurationError(f"weights file {path.name} is broken or not written by torch.save "
+                              f"({first_line}): copy or download it again")
+
+
+def unwrap(content: object, *, name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The flat state dict inside what a file held, and notes.
+
+    Training programs put it under a key such as ``state_dict`` or ``model``; averaged weights
+    (``ema``) are preferred, as in timm, and that is noted. Entries that aren't tensors are left
+    out.
+
+    Raises:
+        ConfigurationError: There are no tensors by name.
+    """
+    path: list[str] = []
+    notes: list[str] = []
+    while isinstance(content, Mapping):
+        keys = [key for key in WRAPPERS if _holds_tensors(content.get(key))]
+        if not keys:
+            break
+        if len(keys) > 1:
+            notes.append(f"{name} holds several sets of weights ({', '.join(keys)}); "
+                         f"{keys[0]} is used")
+        path.append(keys[0])
+        content = content[keys[0]]
+    tensors = _tensors_of(content)
+    if not tensors:
+        raise ConfigurationError(f"{name} holds no tensors by name{_what_it_holds(content)}; "
+                                 "expected is a state dict, plain or under one of "
+                                 f"{', '.join(WRAPPERS)}")
+    return tensors, tuple(notes)
+
+
+def _tensors_of(content: object) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {key: value for key, value in content.items()
+            if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _holds_tensors(content: object, depth: int = 4) -> bool:
+    if depth == 0 or not isinstance(content, Mapping):
+        return False
+    inner = any(_holds_tensors(content.get(key), depth - 1) for key in WRAPPERS)
+    return inner or bool(_tensors_of(content))
+
+
+def _what_it_holds(content: object) -> str:
+    if isinstance(content, Mapping):
+        return f" but {first_of(list(content)) or 'nothing'}"
+    return f" but a {type(content).__name__}"
+
+
+def _check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
+    bad = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ConfigurationError(f"weights file {name} holds NaN or infinite values in "
+                                 f"{first_of(bad)}: training it was going wrong; use another one")

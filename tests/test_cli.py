@@ -1,0 +1,40 @@
+import pytest
+
+from finetune.__main__ import main
+from finetune.recipes import find_recipe
+
+
+def test_bare_call_says_what_to_do_next(capsys):
+    assert main([]) == 0
+    assert "recipe=medical data.root=DIR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["plam"], "'plan'"), (["show", "medcal"], "'medical'"), (["cp", "medical"], "FILE"),
+    (["resume", "nowhere"], "nowhere"), (["sead=1"], "seed"), (["-m", "seed=1,2"], "-m"),
+    (["evaluate", "nowhere", "--split", "training"], "invalid choice")])
+def test_bad_input_is_exit_2_with_a_hint_and_no_traceback(words, told, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
+
+
+def test_similar_runs_are_named(tmp_path, capsys):
+    (tmp_path / "medical-20260101-000000-ab12").mkdir()
+    (tmp_path / "medical-20260101-000000-ab12" / "config.yaml").write_text("seed: 0\n")
+    assert main(["report", str(tmp_path / "medical-20260101-000000-ab13")]) == 2
+    assert "ab12" in capsys.readouterr().err
+
+
+def test_show_prints_the_file_and_cp_copies_it_once(tmp_path, capsys):
+    assert main(["show", "medical"]) == 0
+    assert capsys.readouterr().out == find_recipe("medical").text
+    assert main(["cp", "medical", str(tmp_path / "mine.yaml")]) == 0
+    assert (tmp_path / "mine.yaml").read_text() == find_recipe("medical").text
+    assert main(["cp", "medical", str(tmp_path / "mine.yaml")]) == 2
+
+
+def test_ls_names_every_recipe(capsys):
+    assert main(["ls"]) == 0
+    out = capsys.readouterr().out
+    assert "gradual_unfreezing" in out and "linear_probe" in out
