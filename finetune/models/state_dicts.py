@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,8 @@ def _read_pickle(path: Path, start: bytes) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
-            AttributeError, OSError, ImportError, AssertionError, OverflowError) as error:
+            AttributeError, OSError, ImportError, AssertionError, OverflowError,
+            struct.error) as error:
         raise _unreadable(path, error) from error
 
 
@@ -135,7 +137,8 @@ def _what_it_holds(content: object) -> str:
 
 
 def _check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
-    bad = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    bad = [key for key, tensor in tensors.items()
+           if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all())]
     if bad:
         raise ConfigurationError(f"weights file {name} holds NaN or infinite values in "
                                  f"{first_of(bad)}: training it was going wrong; use another one")
