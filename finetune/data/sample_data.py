@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from finetune.data import sample_shapes
+from finetune.data import sample_chest, sample_land, sample_scenes
 from finetune.errors import ConfigurationError, did_you_mean
 from finetune.files import write_text
 
@@ -36,15 +36,15 @@ class _Domain:
 
 _DOMAINS = {
     "medical": _Domain({"normal": 110, "effusion": 74, "nodule": 56, "enlarged_heart": 40},
-                       "patient", (2, 4), ".png", sample_shapes.draw_patient,
-                       sample_shapes.draw_chest, True),
+                       "patient", (2, 4), ".png", sample_chest.draw_patient,
+                       sample_chest.draw_chest, True),
     "natural": _Domain({"ball": 90, "box": 75, "ring": 65, "star": 50},
-                       "scene", (4, 7), ".png", sample_shapes.draw_scene_setting,
-                       sample_shapes.draw_scene, False),
+                       "scene", (4, 7), ".png", sample_scenes.draw_setting,
+                       sample_scenes.draw_scene, False),
     "remote_sensing": _Domain({"field": 84, "forest": 70, "residential": 56, "water": 44,
                                "industrial": 30},
-                              "region", (10, 18), ".jpg", sample_shapes.draw_region,
-                              sample_shapes.draw_tile, False),
+                              "region", (10, 18), ".jpg", sample_land.draw_region,
+                              sample_land.draw_tile, False),
 }
 DOMAINS = tuple(sorted(_DOMAINS))
 
@@ -83,11 +83,11 @@ def _plan(domain: _Domain, seed: tuple[int, ...]) -> list[tuple[str, int, int]]:
     if not domain.one_class:
         labels = [labels[i] for i in random.permutation(len(labels))]
     plan: list[tuple[str, int, int]] = []
-    group, left, previous = -1, 0, ""
+    group, number, left, previous = -1, 0, 0, ""
     for label in labels:
         if left == 0 or (domain.one_class and label != previous):
-            group, left = group + 1, int(random.integers(domain.pictures[0], domain.pictures[1] + 1))
-            number = 0
+            group, number = group + 1, 0
+            left = int(random.integers(*domain.pictures, endpoint=True))
         plan.append((label, group, number))
         left, number, previous = left - 1, number + 1, label
     return plan
