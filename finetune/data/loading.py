@@ -23,10 +23,18 @@ from finetune.data.transforms import Transform
 from finetune.errors import DataError
 from finetune.specs import Dtype, InputSpec, LabelKind, Resize
 
-__all__ = ["ImageDataset", "PrepareBatch", "Sampling", "SeededSampler", "balanced_weights",
+__all__ = ["ImageDataset", "LostPicture", "PrepareBatch", "Sampling", "SeededSampler", "balanced_weights",
            "build_loader", "measure_statistics"]
 
 Item = tuple[Tensor, Tensor, int]
+
+
+class LostPicture(DataError):
+    """A picture that can't be read in training, though it could before; names it."""
+
+    def __init__(self, message: str) -> None:
+        # a worker process hands over the whole traceback as the message (torch 2.x)
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
 class Sampling(StrEnum):
@@ -105,7 +113,7 @@ def balanced_weights(samples: Samples) -> npt.NDArray[np.float64]:
 class ImageDataset(Dataset[Item]):
     """Picture (C, H, W) uint8 or float32 in 0..1, target and index for an (index, seed).
 
-    An unreadable picture raises `DataError` with its name: broken files are found before
+    An unreadable picture raises `LostPicture` with its name: broken files are found before
     training, so one that breaks later is a failing disk or a changed folder.
     """
 
@@ -128,10 +136,11 @@ def _read(source: Any, sample_id: str, channels: int, dtype: Dtype) -> npt.NDArr
     try:
         return conform(source.read(sample_id).pixels, channels=channels, dtype=dtype)
     except DataError as error:
-        raise error if sample_id in str(error) else DataError(f"{sample_id}: {error}") from error
+        named = str(error) if sample_id in str(error) else f"{sample_id}: {error}"
+        raise LostPicture(named) from error
     except (OSError, KeyError) as error:
-        raise DataError(f"{sample_id}: cannot be read ({error}); it was there before training. "
-                        "Check the disk, or whether the folder changed.") from error
+        raise LostPicture(f"{sample_id}: cannot be read ({error}). Check the disk, or whether "
+                          "the folder changed.") from error
 
 
 def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
@@ -233,7 +242,8 @@ def measure_statistics(
 def _values(pixels: npt.NDArray[Any], count: int = 1024) -> npt.NDArray[Any]:
     """Up to ``count`` pixels (n, C), evenly from one picture: bounds the memory needed."""
     flat = pixels.reshape(-1, pixels.shape[2])
-    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
+    rows = np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))
+    return np.asarray(flat[rows])
 
 
 def _value_range(pixels: npt.NDArray[Any]) -> tuple[float, float]:

@@ -85,7 +85,7 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
     if repaired is None:
         own = SplitMethod.group if samples.groups is not None else SplitMethod.stratified
         names = _divide(samples, own, seed, val_fraction,
-                        max(test_fraction, 1e-9 if (given == "test").any() else 0), duplicates)
+                        test_fraction if (given == "test").any() else 0.0, duplicates)
         return Split(names, own.value, warnings, repairs)
     names = _complete(samples, repaired, seed, val_fraction, duplicates)
     if not (names == "test").any():

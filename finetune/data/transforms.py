@@ -41,7 +41,8 @@ class RandomFraming(A.ImageOnlyTransform):  # type: ignore[misc]
     The part has a random share of the area and a random change of aspect ratio, as in Szegedy
     et al. (2014, arXiv 1409.4842). What it starts from follows ``spec.resize``, so that share 1
     and ratio 1 are what evaluation sees: the whole picture with ``squash``, the largest part of
-    the network's aspect ratio with ``crop``. With ``pad`` there is no cutting at all.
+    the network's aspect ratio with ``crop``. With ``pad`` nothing is cut: the whole picture,
+    padded, is what training sees too.
 
     Args:
         spec: Size, resize rule and interpolation.
@@ -173,10 +174,10 @@ class Transform:
         uint8 pictures stay uint8; all others become float32 in 0..1. Nothing global is read or
         changed.
         """
-        if not self.steps:
-            return self._to_output(_resized(pixels, self.spec, self.spec.resize))
+        if not self.steps or self.spec.resize is Resize.pad:
+            pixels = _resized(pixels, self.spec, self.spec.resize)
         result = self._augmented(self._to_output(pixels), seed)
-        if result.shape[:2] != self.spec.size:
+        if result.shape[:2] != tuple(self.spec.size):
             result = _resized(result, self.spec, self.spec.resize)
         return result if result.dtype == np.uint8 else np.clip(result, 0, 1)
 
@@ -211,8 +212,9 @@ def build_transform(preset: str, spec: InputSpec, *, train: bool) -> Transform:
     Args:
         preset: A name in `PRESETS`, or ``package.module:function``: called with ``spec``, it
             returns an albumentations transform, a function of the pixels, or a list of these.
-            It gets the whole picture, uint8 or float32 in 0..1; what is not at ``spec.size``
-            in the end is resized. Its random numbers must come from albumentations.
+            It gets the whole picture, uint8 or float32 in 0..1 (already padded to the size with
+            ``resize=pad``); what is not at ``spec.size`` in the end is resized. Its random
+            numbers must come from albumentations.
         spec: The network's input.
         train: Whether to augment. The preset's name is checked in both cases.
 
