@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,8 +18,9 @@ from finetune.config import ClassWeights, Config, Precision
 from finetune.data.loading import PrepareBatch, build_loader
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError
-from finetune.evaluation.metrics import check_metric, compute_metrics
+from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions, collect_predictions
+from finetune.evaluation.selection import SELECT_METRICS, check_select_metric
 from finetune.models.depths import depth_names, layer_depths
 from finetune.models.freezing import (
     EpochPlan,
@@ -158,8 +160,21 @@ def select_metric(config: Config, labels: LabelSpec) -> str:
     """
     default = ("balanced_accuracy" if labels.kind is LabelKind.single else "average_precision")
     name = config.training.select_metric or default
-    check_metric(name, labels.kind)
+    check_select_metric(name)
+    known = compute_metrics(_no_answers(labels))
+    if name not in known:
+        listed = ", ".join(n for n in SELECT_METRICS if n in known)
+        raise ConfigurationError(f"training.select_metric={name} does not exist for these labels; "
+                                 f"expected one of {listed}")
     return name
+
+
+def _no_answers(labels: LabelSpec) -> Predictions:
+    """Predictions of one picture, to see which metrics such labels have."""
+    width = labels.output_width
+    truth = (np.zeros(1, dtype=np.int64) if labels.kind is LabelKind.single
+             else np.zeros((1, width), dtype=np.float32))
+    return Predictions(["none"], truth, np.zeros((1, width), dtype=np.float32), labels)
 
 
 def freeze_and_hash(model: nn.Module, plan: EpochPlan) -> str:

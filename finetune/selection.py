@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.evaluation.metrics import is_lower_better
+from finetune.evaluation.selection import higher_is_better
 
 __all__ = ["best_epoch", "is_exhausted", "patience_epochs"]
 
 
 def best_epoch(history: Sequence[dict[str, Any]], metric: str) -> int:
     """Index of the best epoch by ``metric`` on val; ties by log loss, then the earlier one."""
-    sign = -1 if is_lower_better(metric) else 1
+    sign = 1 if higher_is_better(metric) else -1
 
     def quality(index: int) -> tuple[float, float, int]:
         val = history[index]["val"]
