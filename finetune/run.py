@@ -4,7 +4,6 @@
 """
 
 import functools
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
     torch.set_num_threads(before["threads"] if before else torch.get_num_threads())
 
     # Data: read every picture once, divide, check.
-    data, folder = _read_data(config, run)
+    run = run or (session.start_run(config) if replaced is not None else None)
+    data = _read_data(config, run)
     refuse_other_data(data, before)
     spec_labels = data.samples.label_spec
     metric = select_metric(config, spec_labels)
@@ -89,8 +89,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
 
     # Method: depths decide what trains when, and how fast.
     method = build_method(config, model, data, spec, device)
-    if run is None:
-        run = session.start_run(config, replaced, folder)
+    if before is None:
+        run = run or session.start_run(config)
         run.write_config(config)
         write_splits(run.path / "splits.csv", data.samples, data.split)
         run.write_environment(describe_environment(
@@ -99,6 +99,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         session.write_batch_figures(run, method.loaders, spec, spec_labels, data)
         save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
                         state=LoopState(), average=method.average)
+    assert run is not None
     state = load_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
                             average=method.average)
     run.write_history(state.history)
@@ -139,21 +140,20 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
     return run
 
 
-def _read_data(config: Config, run: RunDirectory | None) -> tuple[Data, Path | None]:
-    folder = None
+def _read_data(config: Config, run: RunDirectory | None) -> Data:
     root = config.data.root
     if root is None:
         from finetune.data.sample_data import generate_samples
 
-        folder = (run.path if run else Path(tempfile.mkdtemp(prefix="finetune-"))) / "pictures"
-        if not folder.exists():
-            generate_samples(domain_of(config), folder, seed=config.data.split_seed)
-        root = str(folder)
+        assert run is not None
+        root = str(run.path / "pictures")
+        if not Path(root).exists():
+            generate_samples(domain_of(config), Path(root), seed=config.data.split_seed)
     with progress_bar("reading pictures", total=0) as done:
         data = assemble_data(config, root, progress=done)
     for text in data.warnings:
         warn(text)
-    return data, folder
+    return data
 
 
 def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
@@ -212,7 +212,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     config, before = run.config, run.environment
     device = session.choose_device(config.device.value)
     torch.set_num_threads(before["threads"])
-    data, _ = _read_data(config, run)
+    data = _read_data(config, run)
     refuse_other_data(data, before)
     model, _ = assemble_model(without_weights(config), channels=data.channels,
                               class_names=data.samples.label_spec.class_names)
@@ -239,7 +239,7 @@ def rewrite_report(run: RunDirectory) -> Path:
     for text in write_figures(run.path):
         warn(text)
     try:
-        data, _ = _read_data(run.config, run)
+        data = _read_data(run.config, run)
         reader = functools.partial(session.picture_for_report, data)
     except DataError as error:
         warn(f"the report has no pictures: {error}")

@@ -34,4 +34,4 @@ def is_exhausted(history: Sequence[dict[str, Any]], metric: str, patience: int |
     if patience is None or not history:
         return False
     last_change = max(i for i, entry in enumerate(history) if entry["opened"] or i == 0)
-    return len(history) - 1 - max(best_epoch(history, metric), last_change - 1) >= patience
+    return len(history) - 1 - max(best_epoch(history, metric), last_change) >= patience

@@ -1,7 +1,6 @@
 """The circumstances of a run: device, signals, new folders, tracking, what is printed."""
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,15 +68,11 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def start_run(config: Config, replaced: object, pictures: Path | None) -> RunDirectory:
-    """A new run directory; generated pictures move into it."""
+def start_run(config: Config) -> RunDirectory:
+    """A new run directory, named after recipe, time and chance."""
     recipe = config.recipe if config.recipe != "none" else "run"
-    name = recipe if replaced is None else f"rehearsal-{recipe}"
-    run = RunDirectory.create(config.output_dir, name)
-    if pictures is not None:
-        shutil.move(pictures, run.path / "pictures")
-        pictures.parent.rmdir()
-    return run
+    name = recipe if config.data.root is not None else f"rehearsal-{recipe}"
+    return RunDirectory.create(config.output_dir, name)
 
 
 @contextmanager

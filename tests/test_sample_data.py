@@ -1,4 +1,5 @@
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -102,7 +103,7 @@ def test_generating_is_fast(tmp_path):
 
 def test_samples_are_read_with_their_groups(sample_set):
     _, folder = sample_set
-    samples, rows = read_samples(str(folder)), read_rows(folder)
+    samples, rows = read_samples(str(folder), labels_file="samples.csv"), read_rows(folder)
     assert sorted(samples.ids) == sorted(r["path"] for r in rows)
     by_path = {r["path"]: r for r in rows}
     names = samples.label_spec.class_names
@@ -116,17 +117,21 @@ def test_unknown_domain_names_the_nearest(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def run_script(*arguments):
+    root = Path(__file__).parent.parent
+    return subprocess.run([sys.executable, str(root / "data_tools" / "make_sample.py"), *arguments],
+                          capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(root)})
+
+
 def test_script_writes_the_same_pictures(sample_set, tmp_path):
     domain, folder = sample_set
-    script = Path(__file__).parent.parent / "data_tools" / "make_sample.py"
-    done = subprocess.run([sys.executable, str(script), domain, str(tmp_path / "new")],
-                          capture_output=True, text=True, check=True)
+    done = run_script(domain, str(tmp_path / "new"))
+    assert done.returncode == 0, done.stderr
     assert "generated pictures" in done.stdout
     assert contents(tmp_path / "new") == contents(folder)
 
 
 def test_script_refuses_a_negative_seed(tmp_path):
-    script = Path(__file__).parent.parent / "data_tools" / "make_sample.py"
-    done = subprocess.run([sys.executable, str(script), "medical", str(tmp_path), "--seed=-1"],
-                          capture_output=True, text=True)
+    done = run_script("medical", str(tmp_path), "--seed=-1")
     assert done.returncode == 2 and "expected 0 or more" in done.stderr

@@ -23,8 +23,8 @@ from finetune.data.transforms import Transform
 from finetune.errors import DataError
 from finetune.specs import Dtype, InputSpec, LabelKind, Resize
 
-__all__ = ["ImageDataset", "LostPicture", "PrepareBatch", "Sampling", "SeededSampler", "balanced_weights",
-           "build_loader", "measure_statistics"]
+__all__ = ["ImageDataset", "LostPicture", "PrepareBatch", "Sampling", "SeededSampler",
+           "balanced_weights", "build_loader", "measure_statistics"]
 
 Item = tuple[Tensor, Tensor, int]
 

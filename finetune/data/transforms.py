@@ -93,7 +93,6 @@ def _resized(pixels: Pixels, spec: InputSpec, resize: Resize) -> Pixels:
 def natural(spec: InputSpec) -> Steps:
     """Photographs: a random part of 35-100 %, mirrored left to right, mild colour."""
     return [RandomFraming(spec, (0.35, 1.0), (0.75, 4 / 3)), A.HorizontalFlip(p=0.5),
-            *_placement(spec, rotate=5, shift=0.05, scale=0.1),
             *_colour(spec, light=0.25, saturation=0.2, hue=0.02)]
 
 
@@ -135,9 +134,13 @@ def _orientation(spec: InputSpec) -> Steps:
 
 
 def _placement(spec: InputSpec, *, rotate: float, shift: float, scale: float) -> Steps:
-    """Rotation in degrees, shift as a share of the side, scale around 1; black outside."""
+    """Rotation in degrees, shift as a share of the side, scale around 1; black outside.
+
+    With ``resize=pad`` the picture is not enlarged, only made smaller.
+    """
+    largest = 1.0 if spec.resize is Resize.pad else 1 + scale
     return [A.Affine(rotate=(-rotate, rotate), translate_percent=(-shift, shift),
-                     scale=(1 - scale, 1 + scale), keep_ratio=True,
+                     scale=(1 - scale, largest), keep_ratio=True,
                      interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_CONSTANT,
                      fill=0, p=0.8)]
 

@@ -1,0 +1,223 @@
+"""Weights & Biases, private by default: numbers only, and no request at all when offline."""
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Tracker", "TrackingMode", "hashed_id", "private_config", "start_tracking"]
+
+_BASE_URL = "https://api.wandb.ai"
+_PATHS = {"root", "labels_file", "splits_file", "output_dir", "group_from"}
+
+
+class TrackingMode(StrEnum):
+    """Where numbers go."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+def hashed_id(sample_id: str, salt: str) -> str:
+    """A name for a picture that says nothing about it outside this run.
+
+    >>> len(hashed_id("patient/1.png", "run"))
+    16
+    """
+    return hashlib.sha256(f"{salt}\0{sample_id}".encode()).hexdigest()[:16]
+
+
+def private_config(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """The configuration without paths, and the keys that were left out."""
+    kept: dict[str, Any] = {}
+    dropped: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            kept[key], inner = private_config(value, f"{prefix}{key}.")
+            dropped += inner
+        elif value is not None and (key in _PATHS or _is_local(value)):
+            dropped.append(f"{prefix}{key}")
+        else:
+            kept[key] = value
+    return kept, dropped
+
+
+def _is_local(value: Any) -> bool:
+    return isinstance(value, str) and "://" not in value and (
+        value.startswith(("/", "~", ".", "\\")) or ("/" in value and Path(value).exists()))
+
+
+class Tracker:
+    """What a run tells Weights & Biases; every method does nothing when tracking is disabled."""
+
+    def __init__(self, run: Any = None, *, warnings: Sequence[str] = (), pictures: bool = False,
+                 restore: Mapping[str, str | None] | None = None) -> None:
+        self._run = run
+        self._pictures = pictures
+        self._restore = dict(restore or {})
+        self.warnings = list(warnings)
+
+    @property
+    def run_id(self) -> str | None:
+        """The id under which a resumed run goes on."""
+        return None if self._run is None else str(self._run.id)
+
+    def log_epoch(self, values: Mapping[str, float], epoch: int) -> None:
+        """Numbers of one epoch; ``epoch`` is the step metric."""
+        if self._run is not None:
+            self._run.log({**values, "epoch": epoch})
+
+    def log_results(self, split: str, metrics: Mapping[str, Any]) -> None:
+        """Final metrics as summary, confusion matrix and table per class."""
+        if self._run is None:
+            return
+        import wandb
+
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                self._run.summary[f"{split}/{name}"] = value
+        per_class = metrics["per_class"]
+        columns = ["class", *next(iter(per_class.values()))]
+        rows = [[name, *row.values()] for name, row in per_class.items()]
+        logged: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns=columns, data=rows)}
+        if "confusion_matrix" in metrics:
+            names = metrics["class_names"]
+            counts = np.array(metrics["confusion_matrix"])
+            cells = [[names[i], names[j], int(counts[i, j])] for i in range(len(names))
+                     for j in range(len(names))]
+            logged[f"{split}/confusion_matrix"] = wandb.Table(
+                columns=["actual", "predicted", "count"], data=cells)
+        self._run.log(logged)
+
+    def log_best(self, values: Mapping[str, float]) -> None:
+        """Numbers of the chosen epoch as summary keys ``best/…``."""
+        if self._run is not None:
+            for name, value in values.items():
+                self._run.summary[f"best/{name}"] = value
+
+    def log_pictures(self, name: str, images: Sequence[Any], captions: Sequence[str]) -> None:
+        """Pictures, only where they were allowed to leave."""
+        if self._run is None or not self._pictures:
+            return
+        import wandb
+
+        self._run.log({name: [wandb.Image(image, caption=text)
+                              for image, text in zip(images, captions, strict=True)]})
+
+    def log_model(self, path: Path) -> None:
+        """The chosen weights as an artifact."""
+        if self._run is None:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
+        artifact.add_file(str(path), name=path.name)
+        self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Close the run and restore the process's variables."""
+        if self._run is not None:
+            self._run.finish(exit_code=exit_code)
+            self._run = None
+        for name, value in self._restore.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._restore = {}
+
+
+def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: str | None,
+                   entity: str | None, group: str | None, tags: Sequence[str], notes: str | None,
+                   name: str, config: Mapping[str, Any], run_id: str | None, pictures: bool,
+                   salt: str, timeout: float = 20.0) -> Tracker:
+    """Start tracking in ``folder/wandb``.
+
+    Args:
+        folder: The run directory.
+        mode: None: the variable WANDB_MODE, else offline. Online falls back to offline when no
+            key is set or the server doesn't answer.
+        project: None: WANDB_PROJECT, else ``finetune``. Likewise ``entity`` and ``group``.
+        entity: User or team.
+        group: Name that joins runs.
+        tags: Labels of the run.
+        notes: Free text.
+        name: The run's name.
+        config: Values without paths, from `private_config`.
+        run_id: Of a run to continue.
+        pictures: Whether pictures may leave the machine.
+        salt: For hashed ids.
+        timeout: Seconds to wait for the server.
+    """
+    chosen = TrackingMode(mode or os.environ.get("WANDB_MODE") or "offline")
+    if chosen is TrackingMode.disabled:
+        return Tracker()
+    warnings = _reasons_against_online(timeout) if chosen is TrackingMode.online else []
+    if warnings:
+        chosen = TrackingMode.offline
+    restore = _set_variables({"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true",
+                              "WANDB_MODE": chosen.value})
+    import wandb
+
+    os.makedirs(folder / "wandb", exist_ok=True)
+    try:
+        run = wandb.init(
+            project=project or os.environ.get("WANDB_PROJECT") or "finetune",
+            entity=entity or os.environ.get("WANDB_ENTITY"),
+            group=group or os.environ.get("WANDB_RUN_GROUP"), tags=list(tags) or None,
+            notes=notes, name=name, dir=str(folder), config=dict(config), id=run_id,
+            resume="allow" if run_id and chosen is TrackingMode.online else None,
+            mode=chosen.value, settings=_private_settings(wandb, timeout))
+    except (wandb.errors.Error, OSError) as error:
+        Tracker(restore=restore).finish()
+        return Tracker(warnings=[f"tracking did not start, the run goes on without: {error}"])
+    run.define_metric("epoch")
+    run.define_metric("*", step_metric="epoch")
+    return Tracker(run, warnings=warnings, pictures=pictures, restore=restore)
+
+
+def _set_variables(values: Mapping[str, str]) -> dict[str, str | None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    return before
+
+
+def _private_settings(wandb: Any, timeout: float) -> Any:
+    return wandb.Settings(
+        console="off", silent=True, disable_git=True, disable_code=True, save_code=False,
+        disable_job_creation=True, x_disable_meta=True, x_disable_stats=True,
+        x_disable_machine_info=True, x_save_requirements=False, host="", username="", email="",
+        program="finetune", program_relpath="finetune", program_abspath="finetune",
+        init_timeout=timeout, login_timeout=timeout)
+
+
+def _reasons_against_online(timeout: float) -> list[str]:
+    base = os.environ.get("WANDB_BASE_URL") or _BASE_URL
+    if not os.environ.get("WANDB_API_KEY") and not _netrc_has_key(base):
+        return ["tracking.mode=online needs a key: set WANDB_API_KEY; this run is tracked offline "
+                "and can be sent later with `wandb sync`"]
+    try:
+        with urllib.request.urlopen(base, timeout=min(timeout, 8.0)):
+            return []
+    except urllib.error.HTTPError:
+        return []  # it answers
+    except (OSError, ValueError) as error:
+        return [f"the tracking server can't be reached ({error}); this run is tracked offline and "
+                "can be sent later with `wandb sync`"]
+
+
+def _netrc_has_key(base: str) -> bool:
+    import netrc
+    from urllib.parse import urlsplit
+
+    try:
+        return netrc.netrc().authenticators(urlsplit(base).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
