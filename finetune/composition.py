@@ -35,7 +35,7 @@ _SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_c
             "data.duplicates", "data.unreadable", "data.channels")
 # What a rehearsal replaces: data, model name and weights, picture and batch size, epochs.
 REHEARSAL = {"model.name": "resnet10t", "model.weights": None, "data.image_size": 64,
-             "data.batch_size": 16, "training.epochs": 6}
+             "data.batch_size": 8, "training.epochs": 8}
 
 
 @dataclass

@@ -44,7 +44,7 @@ def test_a_rehearsal_lists_what_it_replaced_and_nothing_else():
     composed = compose(["recipe=medical", "training.epochs=2"])
     assert composed.replaced == {
         "model.name": ("resnet50", "resnet10t"), "model.weights": ("pretrained", None),
-        "data.image_size": (None, 64), "data.batch_size": (32, 16)}
+        "data.image_size": (None, 64), "data.batch_size": (32, 8)}
     assert compose(["recipe=medical", "data.root=r"]).replaced is None
 
 

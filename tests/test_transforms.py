@@ -197,6 +197,8 @@ def own_module(tmp_path, monkeypatch):
         "def one(spec): return A.VerticalFlip(p=1.0)\n"
         "def darker(spec): return [A.VerticalFlip(p=1.0), lambda p: p // 2]\n"
         "def typo(spec): return A.HorizontalFlip(probability=0.5)\n"
+        "def no_spec(): return A.VerticalFlip(p=1.0)\n"
+        "def wrong_value(spec): return A.HorizontalFlip(p=7)\n"
         "def nothing(spec): return 3\n"
         "def loses_channels(spec): return lambda p: p[:, :, 0]\n"
         "def changes_type(spec): return lambda p: p / 255\n")
@@ -220,8 +222,9 @@ def test_own_function_by_dotted_path(own_module):
 @pytest.mark.parametrize(("preset", "words"), [
     ("x-ray", "did you mean 'xray'"), ("nothing_like_it", "natural, xray, histology, aerial, none"),
     ("no_such_module_here:f", "no_such_module_here"), ("own_augment:onne", "did you mean 'one'"),
-    ("own_augment:typo", "probability"), ("own_augment:nothing", "returned int"), (":f", ":f"),
-    ("own_augment:", "no function")])
+    ("own_augment:typo", "probability"), ("own_augment:no_spec", "0 positional arguments"),
+    ("own_augment:wrong_value", "less than or equal to 1"),
+    ("own_augment:nothing", "returned int"), (":f", ":f"), ("own_augment:", "no function")])
 def test_wrong_presets_are_explained(own_module, preset, words):
     with pytest.raises(ConfigurationError, match=words) as caught:
         build_transform(preset, make_spec(), train=True)

@@ -231,8 +231,9 @@ def build_transform(preset: str, spec: InputSpec, *, train: bool) -> Transform:
         warnings.simplefilter("error", UserWarning)
         try:
             steps = build(spec)
-        except UserWarning as warning:  # albumentations only warns about wrong arguments
-            raise ConfigurationError(f"data.transform={preset}: {warning}") from warning
+        except (UserWarning, ValueError, TypeError) as error:
+            # albumentations only warns about unknown arguments
+            raise ConfigurationError(f"data.transform={preset}: {error}") from error
     listed = list(steps) if isinstance(steps, list | tuple) else [steps]
     return Transform(spec, preset, tuple(_wrapped(step, preset) for step in listed))
 

@@ -29,7 +29,7 @@ TOP_K, TOP_K_FROM = 3, 5  # the third-best of four says nothing
 
 
 def compute_metrics(predictions: Predictions) -> Metrics:
-    """Metrics of predictions: scalars, ``per_class``, ``confusion_matrix`` and, by group, ``groups``.
+    """Metrics of predictions: scalars, ``per_class``, ``confusion_matrix``, and ``groups``.
 
     ``groups`` holds the same numbers on the mean probabilities of each group's pictures, when at
     least one group has more than one picture; ``count`` says how many groups, ``left_out`` how

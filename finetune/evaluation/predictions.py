@@ -116,7 +116,7 @@ def collect_predictions(
     Raises:
         DataError: The loader is empty, or gave a picture twice.
     """
-    answers = list(_answers(model, loader, prepare, autocast or nullcontext))
+    answers = _answers(model, loader, prepare, autocast or nullcontext)
     if not answers:
         raise DataError("there is no picture to predict: the loader gave no batch")
     indices, labels, logits = (np.concatenate(part) for part in zip(*answers, strict=True))
@@ -132,18 +132,21 @@ def _answers(
     loader: "Iterable[tuple[Tensor, Tensor, Tensor]]",
     prepare: "Callable[[Tensor], Tensor]",
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(indices, labels, logits) of each batch."""
     import torch
 
     modes = [(module, module.training) for module in model.modules()]
+    found = []
     model.eval()
     try:
         with torch.inference_mode():
             for images, targets, indices in loader:
                 with autocast():
                     logits = model(prepare(images))
-                yield indices.numpy(), targets.cpu().numpy(), logits.float().cpu().numpy()
+                found.append((indices.cpu().numpy(), targets.cpu().numpy(),
+                              logits.float().cpu().numpy()))
     finally:
         for module, mode in modes:
             module.training = mode
+    return found

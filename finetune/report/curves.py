@@ -1,0 +1,101 @@
+"""The numbers behind the figures: ROC and precision-recall curves of each class."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn import metrics as reference
+
+from finetune.evaluation.predictions import Predictions
+from finetune.specs import LabelKind
+
+__all__ = ["Curve", "mean_curve", "precision_recall_curves", "roc_curves", "targets"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one class's curve.
+
+    Attributes:
+        name: The class, in full.
+        label: What the legend says.
+        x: (P,) false positive rate or recall.
+        y: (P,) true positive rate or precision.
+        thresholds: (P,) probability from which a picture counts as positive; NaN at the end
+            point that belongs to no threshold.
+        area: Area under the curve or average precision.
+    """
+
+    name: str
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    thresholds: np.ndarray
+    area: float
+
+
+def targets(predictions: Predictions) -> np.ndarray:
+    """(N, K) float: 1, 0, or NaN where it is unknown."""
+    if predictions.label_spec.kind is LabelKind.multi:
+        return predictions.labels.astype(float)
+    return np.asarray(np.eye(predictions.label_spec.output_width)[predictions.labels])
+
+
+def roc_curves(predictions: Predictions, labels: Sequence[str]) -> list[Curve]:
+    """ROC curve of every class with positives and negatives; of two classes, the positive one."""
+    return _curves(predictions, labels, _roc, need_negatives=True)
+
+
+def precision_recall_curves(predictions: Predictions, labels: Sequence[str]) -> list[Curve]:
+    """Precision-recall curve of every class that occurs; of two classes, the positive one."""
+    return _curves(predictions, labels, _precision_recall, need_negatives=False)
+
+
+Points = tuple[np.ndarray, np.ndarray, np.ndarray, float]
+
+
+def _curves(predictions: Predictions, labels: Sequence[str],
+            points: Callable[[np.ndarray, np.ndarray], Points], *,
+            need_negatives: bool) -> list[Curve]:
+    spec, truth = predictions.label_spec, targets(predictions)
+    probabilities = predictions.probabilities
+    classes = range(spec.output_width)
+    if spec.is_binary:
+        classes = range(*_one(spec.class_names.index(spec.positive_class or spec.class_names[1])))
+    found = []
+    for index in classes:
+        known = ~np.isnan(truth[:, index])
+        positive, scores = truth[known, index], probabilities[known, index]
+        if not positive.any() or (need_negatives and positive.all()):
+            continue
+        x, y, thresholds, area = points(positive, scores)
+        found.append(Curve(spec.class_names[index], f"{labels[index]}  {area:.3f}", x, y,
+                           thresholds, area))
+    return found
+
+
+def _one(index: int) -> tuple[int, int]:
+    return index, index + 1
+
+
+def _roc(truth: np.ndarray, scores: np.ndarray) -> Points:
+    x, y, thresholds = reference.roc_curve(truth, scores)
+    thresholds = np.where(np.isfinite(thresholds), thresholds, np.nan)
+    return x, y, thresholds, float(reference.roc_auc_score(truth, scores))
+
+
+def _precision_recall(truth: np.ndarray, scores: np.ndarray) -> Points:
+    y, x, thresholds = reference.precision_recall_curve(truth, scores, drop_intermediate=True)
+    return (x[::-1], y[::-1], np.append(thresholds, np.nan)[::-1],
+            float(reference.average_precision_score(truth, scores)))
+
+
+def mean_curve(curves: Sequence[Curve], *, label: str) -> Curve | None:
+    """Vertical mean of curves over a common x, with the mean of their areas; None for one."""
+    if len(curves) < 2:
+        return None
+    grid = np.linspace(0, 1, 201)
+    heights = np.mean([np.interp(grid, c.x, c.y) for c in curves], axis=0)
+    area = float(np.mean([c.area for c in curves]))
+    first = replace(curves[0], name="mean of classes", label=f"{label}  {area:.3f}", area=area)
+    return replace(first, x=grid, y=heights, thresholds=np.full(201, np.nan))
