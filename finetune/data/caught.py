@@ -12,7 +12,7 @@ __all__ = ["caught_warnings"]
 _LOGGERS = ("tifffile", "pydicom", "PIL")
 _local = threading.local()
 _lock = threading.Lock()
-_open: list[warnings.catch_warnings[Any]] = []  # one entry for each thread that is decoding
+_open: list["warnings.catch_warnings[Any]"] = []  # one entry for each thread that is decoding
 
 
 class _Listener(logging.Handler):

@@ -4,17 +4,18 @@ No torch here: training, report and prediction decode with the same code.
 """
 
 import io
-import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-from finetune.data.formats import read_dicom, read_tiff
-from finetune.data.unreadable import MAX_PIXELS, UnreadableImage
+from finetune.data.caught import caught_warnings
+from finetune.data.formats import Read, read_dicom, read_tiff, turned
+from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage
 from finetune.errors import DataError
 from finetune.specs import Dtype, Resize
 
@@ -25,6 +26,8 @@ Pixels = npt.NDArray[Any]
 
 _EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
                ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".dcm", ".dicom", ".avif"}
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_KEPT_DEPTH = ("I", "F")  # and I;16 in its byte orders
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
             "lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX,
             "nearest": Image.Resampling.NEAREST}
@@ -55,86 +58,121 @@ def is_picture(path: str | Path) -> bool:
 
 
 def decode_image(source: Path | bytes, *, name: str = "") -> Decoded:
-    """The first frame of a picture, EXIF orientation applied.
+    """The first frame of a picture, upright by its EXIF orientation.
+
+    Ordinary pictures come through Pillow; TIFF with other channels or number types through
+    tifffile; DICOM (by its extension or its magic) through pydicom, with modality LUT, VOI window
+    and MONOCHROME1 inverted. Grey stays one channel; palette, CMYK, LAB and others become RGB;
+    alpha is dropped. 16 bits stay 16, in grey TIFF, PNG and in colour PNG.
 
     Raises:
         UnreadableImage: Broken, truncated, empty, too large, or NaN inside.
+        InputError: A DICOM file without pydicom.
     """
-    content = source if isinstance(source, bytes) else _content(source)
     label = name or (str(source) if isinstance(source, Path) else "picture")
+    content = source if isinstance(source, bytes) else _content(source, label)
     if not content:
-        raise UnreadableImage(f"{label}: the file is empty")
-    if content[128:132] == b"DICM" or label.lower().endswith((".dcm", ".dicom")):
-        pixels, mode, notes = read_dicom(content, label)
-    elif content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        pixels, mode, notes = read_tiff(content, label) or _read_ordinary(content, label)
-    else:
-        pixels, mode, notes = _read_ordinary(content, label)
+        raise UnreadableImage(f"{label}: the file is empty (0 bytes)")
+    with caught_warnings() as warned:
+        pixels, mode, notes = _read(content, label)
+    if pixels.size == 0:
+        raise UnreadableImage(f"{label}: no pixels ({pixels.shape[1]} x {pixels.shape[0]})")
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
-        raise UnreadableImage(f"{label}: NaN or infinite pixels")
-    return Decoded(np.ascontiguousarray(pixels), mode, tuple(notes))
+        count = int((~np.isfinite(pixels)).sum())
+        raise UnreadableImage(f"{label}: {count} pixels are NaN or infinite")
+    return Decoded(np.ascontiguousarray(pixels), mode, tuple(dict.fromkeys([*notes, *warned])))
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, label: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror or error}") from error
+        raise UnreadableImage(f"{label}: {error.strerror or error}") from error
 
 
-def _read_ordinary(content: bytes, label: str) -> tuple[Pixels, str, list[str]]:
+def _read(content: bytes, label: str) -> Read:
+    if content[128:132] == b"DICM" or label.lower().endswith((".dcm", ".dicom")):
+        return read_dicom(content, label)
+    if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return read_tiff(content, label) or _read_ordinary(content, label)
+    return _read_ordinary(content, label)
+
+
+def _read_ordinary(content: bytes, label: str) -> Read:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UnreadableImage(f"{label}: {image.width} x {image.height} pixels are "
-                                          f"more than {MAX_PIXELS}")
-                frames = getattr(image, "n_frames", 1)
-                mode = image.mode
-                image.load()
-                turned = ImageOps.exif_transpose(image)
-                pixels, notes = _pixels_of(turned)
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{label}: {image.width} x {image.height} pixels are more "
+                                      f"than {MAX_PIXELS}")
+            frames, mode = getattr(image, "n_frames", 1), image.mode
+            image.load()
+            pixels, notes = _pixels_of(image)
+            if _is_deep_png(content):
+                pixels, mode = _deep_png(content), f"{mode};16"
+            orientation, told = _orientation(image)
+    except UnreadableImage:
+        raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{label}: not a picture, or of an unknown format") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"{label}: too large: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError,
-            NotImplementedError) as error:
+    except BROKEN as error:
         raise UnreadableImage(f"{label}: broken or truncated ({error})") from error
-    if frames > 1:
-        notes.append("several frames: the first is used")
-    return pixels, mode, notes
+    first = [f"frame 1 of {frames} used"] if frames > 1 else []
+    return turned(pixels, orientation), mode, [*first, *notes, *told]
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()  # never all of them: Pillow hands EPS to an outside program
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _orientation(image: Image.Image) -> tuple[int, list[str]]:
+    try:
+        return int(image.getexif().get(0x0112, 1)), []
+    except BROKEN:
+        return 1, ["EXIF can't be read: no orientation applied"]
+
+
+def _is_deep_png(content: bytes) -> bool:
+    """Whether this is a PNG of 16 bits with several channels, which Pillow cuts to 8 bits."""
+    return content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16 and content[25] in (2, 4, 6)
+
+
+def _deep_png(content: bytes) -> Pixels:
+    import imagecodecs
+
+    pixels: Pixels = imagecodecs.png_decode(content)
+    return pixels[..., :pixels.shape[-1] // 2 * 2 - 1]  # 1 of 2, 3 of 3, 3 of 4
 
 
 def _pixels_of(image: Image.Image) -> tuple[Pixels, list[str]]:
-    mode, notes = image.mode, []
-    if mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)[..., None], notes
-    if mode == "I":
-        values = np.asarray(image)
-        if values.min() >= 0 and values.max() <= 65535:
-            return values.astype(np.uint16)[..., None], notes
-        return values.astype(np.float32)[..., None], notes
-    if mode == "F":
-        return np.asarray(image, dtype=np.float32)[..., None], notes
+    mode = image.mode
+    if mode in _KEPT_DEPTH or mode.startswith("I;16"):
+        return _deep_grey(np.asarray(image))[..., None], []
     if mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[..., None], notes
+        return np.asarray(image.convert("L"))[..., None], []
     if mode in ("LA", "La"):
         return np.asarray(image.convert("LA"))[..., :1], ["alpha dropped"]
     if mode in ("RGBA", "RGBa", "PA") or (mode == "P" and "transparency" in image.info):
         return np.asarray(image.convert("RGBA"))[..., :3], ["alpha dropped"]
     if mode == "LAB":
         return np.asarray(_lab_to_rgb(image)), ["LAB converted to RGB"]
-    if mode == "CMYK":
-        notes = ["CMYK converted to RGB"]
+    notes = ["CMYK converted to RGB"] if mode == "CMYK" else []
     return np.asarray(image.convert("RGB")), notes
+
+
+def _deep_grey(values: Pixels) -> Pixels:
+    if values.dtype.kind == "f":
+        return values.astype(np.float32)
+    fits = values.size == 0 or (values.min() >= 0 and values.max() <= 65535)
+    return values.astype(np.uint16 if fits else np.float32)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
     converted = ImageCms.profileToProfile(
-        image, ImageCms.createProfile("LAB"),  # type: ignore[arg-type]
-        ImageCms.createProfile("sRGB"), outputMode="RGB")  # type: ignore[arg-type]
+        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert converted is not None
     return converted
 
@@ -143,9 +181,13 @@ def conform(pixels: Pixels, *, channels: int, dtype: Dtype) -> Pixels:
     """The picture with the wanted channels and number type. Values never wrap.
 
     Grey is repeated; colour becomes grey by ITU-R 601 luma; a fourth channel (alpha) is dropped.
-    To uint8: uint16 is divided by 257; float in 0..1 is multiplied by 255, in 0..255 rounded, and
-    otherwise stretched from its own minimum and maximum. To uint16: uint8 times 257. To float32:
-    full range to 0..1. Pictures of the wanted type are unchanged.
+    The number type, by the type wanted:
+
+    - the same: unchanged;
+    - uint8: uint16 is divided by 257 and rounded; float within 0..1 is multiplied by 255, within
+      0..255 rounded, and else stretched from the picture's own minimum to its maximum;
+    - uint16: uint8 is multiplied by 257; float as for uint8, on 0..65535;
+    - float32: integers are divided by the largest number of their type (255, 65535).
 
     Raises:
         DataError: The channels can't be brought to the wanted number.
@@ -164,7 +206,8 @@ def _to_channels(pixels: Pixels, channels: int) -> Pixels:
     if have in (3, 4) and channels == 1:
         luma = pixels[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
         luma = luma if pixels.dtype == np.float32 else luma.round()
-        return luma.astype(pixels.dtype)[..., None]
+        grey: Pixels = luma.astype(pixels.dtype)[..., None]
+        return grey
     raise DataError(f"a picture has {have} channels and {channels} are wanted; "
                     f"use data.channels={have}, or pictures with {channels}")
 
@@ -175,19 +218,20 @@ def _to_dtype(pixels: Pixels, dtype: Dtype) -> Pixels:
     if dtype is Dtype.float32:
         return (pixels / np.float32(np.iinfo(pixels.dtype).max)).astype(np.float32)
     if pixels.dtype == np.float32:
-        unit = _float_to_unit(pixels)
-        return (unit * np.iinfo(dtype.value).max).round().astype(dtype.value)
+        top = np.iinfo(dtype.value).max
+        scaled: Pixels = (_float_to_unit(pixels, top) * top).round().astype(dtype.value)
+        return scaled
     if dtype is Dtype.uint16:
         return pixels.astype(np.uint16) * 257
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _float_to_unit(pixels: Pixels) -> Pixels:
+def _float_to_unit(pixels: Pixels, top: int) -> Pixels:
     low, high = float(pixels.min()), float(pixels.max())
     if low >= 0 and high <= 1:
         return pixels.astype(np.float64)
-    if low >= 0 and high <= 255:
-        return pixels.astype(np.float64) / 255
+    if low >= 0 and high <= top:
+        return pixels.astype(np.float64) / top
     return (pixels.astype(np.float64) - low) / (high - low if high > low else 1.0)
 
 
@@ -202,40 +246,39 @@ def resize_image(pixels: Pixels, size: tuple[int, int], *, resize: Resize,
                  interpolation: str) -> Pixels:
     """The picture at (H, W) = ``size``, same number type, antialiased when shrinking.
 
-    Every channel goes through Pillow's filters: 8-bit ones in fixed point, others in float32.
+    squash changes the aspect ratio; crop takes the largest central part of the wanted shape; pad
+    brings the longer side to size between black borders. Every channel goes through Pillow's
+    filters: 8-bit grey and RGB in fixed point, others in float32, rounded and clipped at the end.
     """
     height, width = pixels.shape[:2]
     if (height, width) == tuple(size):
         return pixels
-    if resize is Resize.squash:
-        return _scaled(pixels, size, interpolation)
     ratios = (size[0] / height, size[1] / width)
-    ratio = max(ratios) if resize is Resize.crop else min(ratios)
-    inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-    scaled = _scaled(pixels, inner, interpolation)
-    return _cropped(scaled, size) if resize is Resize.crop else _padded(scaled, size)
+    if resize is Resize.pad:
+        ratio = min(ratios)
+        inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+        return _padded(_scaled(pixels, inner, interpolation), size)
+    if resize is Resize.crop:
+        taken = (size[0] / max(ratios), size[1] / max(ratios))
+        top, left = int((height - taken[0]) // 2), int((width - taken[1]) // 2)
+        bottom, right = min(height, top + taken[0]), min(width, left + taken[1])
+        return _scaled(pixels, size, interpolation, (left, top, right, bottom))
+    return _scaled(pixels, size, interpolation)
 
 
-def _scaled(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
-    if pixels.shape[:2] == tuple(size):
-        return pixels
+def _scaled(pixels: Pixels, size: tuple[int, int], interpolation: str,
+            box: tuple[float, float, float, float] | None = None) -> Pixels:
     kernel, target = _FILTERS[interpolation], (size[1], size[0])
     if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        scaled = np.asarray(image.resize(target, kernel))
-        return scaled[..., None] if scaled.ndim == 2 else scaled
-    planes = [np.asarray(Image.fromarray(pixels[..., c].astype(np.float32)).resize(target, kernel))
-              for c in range(pixels.shape[-1])]
+        return np.array(image.resize(target, kernel, box)).reshape(*size, -1)
+    planes = [np.asarray(Image.fromarray(pixels[..., c].astype(np.float32))
+                         .resize(target, kernel, box)) for c in range(pixels.shape[-1])]
     stacked = np.stack(planes, axis=-1)
     if pixels.dtype == np.float32:
         return stacked
     limit = np.iinfo(pixels.dtype).max
     return stacked.round().clip(0, limit).astype(pixels.dtype)
-
-
-def _cropped(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    top, left = ((pixels.shape[i] - size[i]) // 2 for i in (0, 1))
-    return np.ascontiguousarray(pixels[top:top + size[0], left:left + size[1]])
 
 
 def _padded(pixels: Pixels, size: tuple[int, int]) -> Pixels:

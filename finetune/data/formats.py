@@ -9,13 +9,14 @@ import numpy.typing as npt
 from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage
 from finetune.errors import InputError
 
-__all__ = ["as_supported", "read_dicom", "read_tiff", "turned"]
+__all__ = ["Read", "as_supported", "read_dicom", "read_tiff", "turned"]
 
 Pixels = npt.NDArray[Any]
 Read = tuple[Pixels, str, list[str]]
 
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
+_COLOURS = {_PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}  # samples where Pillow converts to RGB
 _ALPHA = (1, 2)
 
 
@@ -87,10 +88,10 @@ def _is_for_pillow(page: Any) -> bool:
     if page.compression not in _PILLOW_COMPRESSIONS:
         return False
     samples, alpha = page.samplesperpixel, [e for e in page.extrasamples if e in _ALPHA]
-    if page.photometric in (_PALETTE, _CMYK, _YCBCR, _LAB):
-        return samples - len(page.extrasamples) == (1, 3, 4)[page.photometric % 3]
+    if page.photometric in _COLOURS:
+        return bool(samples == _COLOURS[page.photometric])
     grey = page.photometric in (_WHITE_IS_ZERO, _GREY)
-    return bool(grey and samples == 1 or page.photometric == _RGB and samples == 3 + len(alpha))
+    return bool((grey and samples == 1) or (page.photometric == _RGB and samples == 3 + len(alpha)))
 
 
 def _is_stack_of_rows(file: Any, series: Any) -> bool:

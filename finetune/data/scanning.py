@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,16 @@ import numpy.typing as npt
 
 from finetune.data.decoding import UnreadableImage
 from finetune.data.samples import PictureSource
+from finetune.data.unions import joined
 
 __all__ = ["PictureFacts", "duplicate_groups", "scan_pictures"]
 
-_VERSION = 1  # of what is stored; a new one makes old caches void
+_FORMAT = 2  # of what is stored; a new one makes old caches void
+_CACHE_FILE = "pictures.sqlite"
+_SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
+
+Stamp = tuple[int, int]
+_Key = tuple[bytes, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,18 @@ class PictureFacts:
     """What one decoding tells about a picture.
 
     Attributes:
+        height: In pixels.
+        width: In pixels.
+        channels: As decoded.
+        dtype: ``uint8``, ``uint16`` or ``float32``.
+        mode: The file's own colour mode.
         byte_hash: Of the stored bytes.
-        pixel_hash: Of shape and values; a colour picture whose channels are equal counts as grey.
+        pixel_hash: Of shape, number type and values; a colour picture with three equal channels
+            counts as the grey picture that it is.
+        minimum: Of the values.
+        maximum: Of the values.
         notes: What decoding dropped or chose.
-        error: Why it can't be read, or None.
+        error: Why it can't be read, or None; then everything else is empty.
     """
 
     height: int = 0
@@ -47,37 +63,48 @@ class PictureFacts:
 
 def scan_pictures(source: PictureSource, ids: Sequence[str], *, cache: Path | None = None,
                   progress: Callable[[int], object] | None = None,
-                  threads: int = 4) -> list[PictureFacts]:
-    """Facts of every picture, in the order of ``ids``.
+                  threads: int = 2) -> list[PictureFacts]:
+    """Facts of every picture, in the order of ``ids``; broken ones have `PictureFacts.error` set.
+
+    A cache that is damaged is made anew; one that can't be read or written is done without.
+    Errors are never kept: what was broken is tried again.
 
     Args:
         source: Where the pictures are.
         ids: Their names.
-        cache: A folder that keeps facts by source, name, size and time of change; a damaged
-            cache is made anew.
+        cache: A folder; keeps facts by source, name, size, time of change and decoders' versions.
         progress: Called with the number done.
         threads: Pictures decoded at a time; decoders release the interpreter's lock.
     """
     stamps = [_stamp(source, i) for i in ids]
     known = _load(cache, source.name)
-    found: dict[int, PictureFacts] = {}
-    for index, (name, stamp) in enumerate(zip(ids, stamps, strict=True)):
-        if stamp is not None and (name, *stamp) in known:
-            found[index] = known[name, *stamp]
+    found = {i: known[_key(ids[i], stamp)] for i, stamp in enumerate(stamps)
+             if stamp is not None and _key(ids[i], stamp) in known}
     missing = [i for i in range(len(ids)) if i not in found]
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda i: _facts(source, ids[i]), missing)
-        for done, (index, facts) in enumerate(zip(missing, results, strict=True), start=1):
+    for start in range(0, len(missing), _SAVE_EVERY):
+        part = missing[start:start + _SAVE_EVERY]
+        for index, facts in _decode(source, [(i, ids[i]) for i in part], threads):
             found[index] = facts
             if progress is not None:
-                progress(len(ids) - len(missing) + done)
-    fresh = [(ids[i], *stamp, found[i]) for i in missing
-             if (stamp := stamps[i]) is not None and found[i].error is None]
-    _store(cache, source.name, fresh)
+                progress(len(found))
+        _store(cache, source.name, [
+            (_key(ids[i], stamp), found[i]) for i in part
+            if (stamp := stamps[i]) is not None and found[i].error is None])
+    if progress is not None:
+        progress(len(found))
     return [found[i] for i in range(len(ids))]
 
 
-def _stamp(source: PictureSource, name: str) -> tuple[int, int] | None:
+def _decode(source: PictureSource, wanted: list[tuple[int, str]],
+            threads: int) -> Iterator[tuple[int, PictureFacts]]:
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(lambda each: (each[0], _facts(source, each[1])), wanted)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption doesn't wait for all the others
+
+
+def _stamp(source: PictureSource, name: str) -> Stamp | None:
     try:
         return source.stamp(name)
     except OSError:
@@ -93,9 +120,13 @@ def _facts(source: PictureSource, name: str) -> PictureFacts:
     except OSError as error:
         return PictureFacts(error=error.strerror or str(error))
     pixels = decoded.pixels
-    return PictureFacts(
-        *pixels.shape, str(pixels.dtype), decoded.mode, _digest(content), _pixel_hash(pixels),
-        float(pixels.min()), float(pixels.max()), decoded.notes)
+    if pixels.size == 0:
+        return PictureFacts(error=f"no pixels: the shape is {pixels.shape}")
+    low, high = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([low, high]).all():
+        return PictureFacts(error="NaN or infinite pixels")
+    return PictureFacts(*pixels.shape, str(pixels.dtype), decoded.mode, _digest(content),
+                        _pixel_hash(pixels), low, high, decoded.notes)
 
 
 def _digest(content: bytes) -> str:
@@ -111,25 +142,41 @@ def _pixel_hash(pixels: npt.NDArray[Any]) -> str:
 
 def duplicate_groups(facts: Sequence[PictureFacts]) -> list[list[int]]:
     """Indices of pictures that are identical in bytes or in pixels, in groups of two or more."""
-    from finetune.data.unions import joined
-
     by_hash: dict[str, list[int]] = {}
     for index, fact in enumerate(facts):
         if fact.error is None:
             by_hash.setdefault(f"b{fact.byte_hash}", []).append(index)
             by_hash.setdefault(f"p{fact.pixel_hash}", []).append(index)
-    return [g for g in joined(len(facts), by_hash.values()) if len(g) > 1]
+    return [group for group in joined(len(facts), by_hash.values()) if len(group) > 1]
 
 
-def _load(cache: Path | None, source: str) -> dict[tuple[str, int, int], PictureFacts]:
-    if cache is None or not (cache / "pictures.sqlite").exists():
+def _key(name: str, stamp: Stamp) -> _Key:
+    return os.fsencode(name), *stamp  # file names need not be valid text
+
+
+def _edition() -> str:
+    """What the facts depend on beside the file: decoders may change pixels between versions."""
+    libraries = ("pillow", "tifffile", "imagecodecs", "opencv-python-headless")
+    return " ".join([str(_FORMAT), *(version(each) for each in libraries)])
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(folder / _CACHE_FILE, timeout=10)) as base, base:
+        base.execute("CREATE TABLE IF NOT EXISTS facts (source BLOB, name BLOB, size INTEGER, "
+                     "time INTEGER, edition TEXT, facts TEXT, PRIMARY KEY (source, name))")
+        yield base
+
+
+def _load(cache: Path | None, source: str) -> dict[_Key, PictureFacts]:
+    if cache is None or not (cache / _CACHE_FILE).exists():
         return {}
     try:
-        with closing(sqlite3.connect(cache / "pictures.sqlite", timeout=10)) as base:
+        with _database(cache) as base:
             rows = base.execute("SELECT name, size, time, facts FROM facts WHERE source = ? "
-                                "AND version = ?", (source, _VERSION)).fetchall()
-            return {(n, s, t): _parse(text) for n, s, t, text in rows}
-    except (sqlite3.Error, ValueError, TypeError):
+                                "AND edition = ?", (os.fsencode(source), _edition())).fetchall()
+        return {(name, size, time): _parse(text) for name, size, time, text in rows}
+    except (sqlite3.Error, ValueError, TypeError, KeyError):
         return {}
 
 
@@ -138,24 +185,30 @@ def _parse(text: str) -> PictureFacts:
     return PictureFacts(**values | {"notes": tuple(values["notes"])})
 
 
-def _store(cache: Path | None, source: str,
-           rows: Iterable[tuple[str, int, int, PictureFacts]]) -> None:
-    made = [(source, n, s, t, _VERSION, json.dumps(asdict(f))) for n, s, t, f in rows]
-    if cache is None or not made:
+def _store(cache: Path | None, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
+    if cache is None or not rows:
         return
-    path = cache / "pictures.sqlite"
+    made = [(os.fsencode(source), *key, _edition(), json.dumps(asdict(facts)))
+            for key, facts in rows]
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _insert(path, made)
-    except sqlite3.DatabaseError:
-        path.unlink(missing_ok=True)
-        _insert(path, made)
-    except OSError:
-        return  # no room or right for a cache: the next run scans again
+        try:
+            _insert(cache, made)
+        except sqlite3.OperationalError as error:
+            if "column" not in str(error):  # locked, full or read-only: done without
+                return
+            _start_anew(cache, made)
+        except sqlite3.DatabaseError:
+            _start_anew(cache, made)
+    except (OSError, sqlite3.Error):
+        return
 
 
-def _insert(path: Path, rows: list[tuple[str, str, int, int, int, str]]) -> None:
-    with closing(sqlite3.connect(path, timeout=10)) as base, base:
-        base.execute("CREATE TABLE IF NOT EXISTS facts (source TEXT, name TEXT, size INTEGER, "
-                     "time INTEGER, version INTEGER, facts TEXT, PRIMARY KEY (source, name))")
+def _insert(cache: Path, rows: list[tuple[Any, ...]]) -> None:
+    with _database(cache) as base:
         base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def _start_anew(cache: Path, rows: list[tuple[Any, ...]]) -> None:
+    (cache / _CACHE_FILE).unlink(missing_ok=True)
+    _insert(cache, rows)

@@ -1,4 +1,4 @@
-"""What every reader of pictures raises, what libraries raise on broken bytes, and the size limit."""
+"""What readers of pictures raise, what libraries raise on broken bytes, and the size limit."""
 
 import struct
 import zlib

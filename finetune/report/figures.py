@@ -4,6 +4,7 @@ Drawn from the run directory alone; the test part when there is one, else valida
 """
 
 import csv
+import functools
 import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -94,9 +95,10 @@ def _style(families: Sequence[str]) -> Iterator[None]:
 
 
 def _save(figure: Figure, stem: Path) -> None:
+    """PNG and SVG without dates: the same numbers give the same bytes."""
     for kind, made in (("png", {"Software": None}), ("svg", {"Date": None})):
-        write_with(stem.with_suffix(f".{kind}"), lambda stream, kind=kind, made=made: (
-            figure.savefig(stream, format=kind, metadata=made)))
+        draw = functools.partial(figure.savefig, format=kind, metadata=made)
+        write_with(stem.with_suffix(f".{kind}"), draw)
 
 
 def _save_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -76,13 +76,18 @@ def _find(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 def _fonts() -> Iterator[tuple[str, str]]:
-    """Family and path of installed fonts: upright and regular ones that matplotlib would take."""
+    """Family and path of installed fonts: the upright and regular one of each."""
     manager = font_manager.fontManager
     _add_new_fonts(manager)
-    regular = {entry.name: entry.fname for entry in manager.ttflist
-               if entry.style == "normal" and entry.weight in (400, "normal", "regular", "book")
-               and "Last Resort" not in entry.name}  # that one draws boxes for everything
+    upright = [entry for entry in manager.ttflist
+               if entry.style == "normal" and "Last Resort" not in entry.name]  # draws boxes
+    upright.sort(key=lambda entry: abs(_weight(entry.weight) - 400), reverse=True)
+    regular = {entry.name: entry.fname for entry in upright}  # the weight nearest to regular
     yield from sorted(regular.items(), key=lambda item: ("Sans" not in item[0], item[0]))
+
+
+def _weight(weight: int | str) -> int:
+    return int(font_manager.weight_dict.get(weight, 400)) if isinstance(weight, str) else weight
 
 
 def _add_new_fonts(manager: font_manager.FontManager) -> None:
