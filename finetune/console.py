@@ -84,12 +84,14 @@ class EpochLine:
         """One batch is done."""
         self._bar.update(self._task, completed=done, total=of)
 
-    def epoch(self, result: dict[str, Any], metric: str, value: float, *, chosen: bool) -> None:
+    def epoch(self, result: dict[str, Any], metric: str, value: float | None, *,
+              chosen: bool) -> None:
         """One epoch is done."""
         depths = result["trainable_depths"]
+        shown = "undefined" if value is None else f"{value:.4f}"
         left = (self.epochs - result["epoch"]) * result["seconds"]
         say(f"epoch {result['epoch']}/{self.epochs}  loss {result['train_loss']:.4f}  "
-            f"val {metric} {value:.4f}{' *' if chosen else '  '}  depths {_span(depths)}  "
+            f"val {metric} {shown}{' *' if chosen else '  '}  depths {_span(depths)}  "
             f"{result['images_per_second']:.0f} images/s  about {left:.0f} s left")
         self._bar.update(self._task, description=f"epoch {result['epoch'] + 1}")
 

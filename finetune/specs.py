@@ -79,7 +79,7 @@ class InputSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSpec":
         """The spec that `to_dict` described."""
         tuples = ("size", "channel_names", "value_range", "mean", "std")
-        plain = {k: tuple(v) if k in tuples else v for k, v in values.items()}
+        plain: dict[str, Any] = {k: tuple(v) if k in tuples else v for k, v in values.items()}
         plain["dtype"], plain["resize"] = Dtype(plain["dtype"]), Resize(plain["resize"])
         return cls(**plain)
 

@@ -75,7 +75,8 @@ def functions():
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                told = ast.get_docstring(node) and len(node.body) > 1
+                body = node.body[1:] if told else node.body
                 yield path, node, body[-1].end_lineno - body[0].lineno + 1
 
 
@@ -101,14 +102,14 @@ def test_public_names_have_docstrings_and_all_names_exist():
 
 def test_help_and_listing_import_no_torch():
     code = ("import sys; from finetune.__main__ import main; main(['--help']); main(['ls']); "
-            "main(['keys']); print(sorted(set(sys.modules) & %r), file=sys.stderr)" % HEAVY)
+            f"main(['keys']); print(sorted(set(sys.modules) & {HEAVY!r}), file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip().endswith("[]")
 
 
 def test_specs_samples_and_decoding_import_no_torch():
     code = ("import sys, finetune.specs, finetune.data.decoding, finetune.data.samples; "
-            "print(sorted(set(sys.modules) & %r))" % HEAVY)
+            f"print(sorted(set(sys.modules) & {HEAVY!r}))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,5 @@
 import copy
+from itertools import pairwise
 
 import pytest
 import timm
@@ -35,7 +36,7 @@ def test_unfreezing_policies_begin_with_the_head_only_open_and_end_unfrozen(poli
     plans = depths_by_epoch(policy, epochs, frozen_fraction=fraction)
     assert plans[0] == {5}
     assert plans[-1] == set(range(6))
-    assert all(a <= b for a, b in zip(plans, plans[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(plans))
 
 
 def test_gradual_opens_from_the_top_down_without_gaps():

@@ -48,6 +48,7 @@ def test_a_file_holds_everything(tmp_path):
 def test_probabilities_are_softmax_or_sigmoid():
     logits = np.array([[0.0, np.log(3)]], np.float32)
     single = Predictions(["a"], np.array([0]), logits, SPEC)
-    multi = Predictions(["a"], np.array([[0.0, 1.0]]), logits, LabelSpec(LabelKind.multi, ("a", "b")))
+    labels = LabelSpec(LabelKind.multi, ("a", "b"))
+    multi = Predictions(["a"], np.array([[0.0, 1.0]]), logits, labels)
     assert single.probabilities[0] == pytest.approx([0.25, 0.75])
     assert multi.probabilities[0] == pytest.approx([0.5, 0.75])

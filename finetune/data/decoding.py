@@ -144,7 +144,8 @@ def _deep_png(content: bytes) -> Pixels:
     import imagecodecs
 
     pixels: Pixels = imagecodecs.png_decode(content)
-    return pixels[..., :pixels.shape[-1] // 2 * 2 - 1]  # 1 of 2, 3 of 3, 3 of 4
+    channels = pixels.shape[-1]
+    return pixels[..., :channels - (channels % 2 == 0)]  # 1 of 2, 3 of 3, 3 of 4
 
 
 def _pixels_of(image: Image.Image) -> tuple[Pixels, list[str]]:
@@ -271,14 +272,15 @@ def _scaled(pixels: Pixels, size: tuple[int, int], interpolation: str,
     kernel, target = _FILTERS[interpolation], (size[1], size[0])
     if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        return np.array(image.resize(target, kernel, box)).reshape(*size, -1)
+        return np.array(image.resize(target, kernel, box)).reshape(*size, pixels.shape[-1])
     planes = [np.asarray(Image.fromarray(pixels[..., c].astype(np.float32))
                          .resize(target, kernel, box)) for c in range(pixels.shape[-1])]
-    stacked = np.stack(planes, axis=-1)
+    stacked: Pixels = np.stack(planes, axis=-1)
     if pixels.dtype == np.float32:
         return stacked
     limit = np.iinfo(pixels.dtype).max
-    return stacked.round().clip(0, limit).astype(pixels.dtype)
+    whole: Pixels = stacked.round().clip(0, limit).astype(pixels.dtype)
+    return whole
 
 
 def _padded(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -1,6 +1,6 @@
 """Identical pictures, and groups, across the parts of a split that somebody else made."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -95,8 +95,8 @@ def _summary(given: Names, copies: list[Sequence[int]], groups: dict[str, list[i
     return " and ".join(found)
 
 
-def _which(given: Names, sets: "Sequence[Sequence[int]] | dict[str, list[int]].values") -> str:
-    parts = set().union(*(_parts(given, members) for members in sets))
+def _which(given: Names, sets: Iterable[Sequence[int]]) -> str:
+    parts = set[str]().union(*(_parts(given, members) for members in sets))
     return " and ".join(sorted(parts, key=_RANK.__getitem__))
 
 

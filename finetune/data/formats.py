@@ -97,8 +97,7 @@ def _is_for_pillow(page: Any) -> bool:
 def _is_stack_of_rows(file: Any, series: Any) -> bool:
     shape = series.shape  # tifffile.imwrite(path, array of (H, W, 13)) makes H pages of W x 13
     return bool(file.is_shaped and len(file.pages) > 1 and len(shape) == 3
-                and len(file.pages) == shape[0] and 2 * max(shape[2], 1) <= min(shape[:2])
-                and shape[2] <= 16)
+                and len(file.pages) == shape[0] and shape[2] < min(32, *shape[:2]))
 
 
 def _check_page(page: Any, content: bytes, label: str) -> None:

@@ -151,7 +151,7 @@ def read_csv(root: Path, *, labels_file: str | None, path_column: str, label_col
     ids = [row[path_column].strip() for row in rows]
     _check_paths(ids, base, path.name)
     special = {path_column, *label_columns, split_column, group_column}
-    more = {
+    more: dict[str, Any] = {
         "groups": [row[group_column] for row in rows] if group_column in columns else None,
         "metadata": {c: [row[c] for row in rows] for c in columns if c not in special},
     }

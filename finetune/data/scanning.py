@@ -125,7 +125,8 @@ def _facts(source: PictureSource, name: str) -> PictureFacts:
     low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite([low, high]).all():
         return PictureFacts(error="NaN or infinite pixels")
-    return PictureFacts(*pixels.shape, str(pixels.dtype), decoded.mode, _digest(content),
+    height, width, channels = pixels.shape
+    return PictureFacts(height, width, channels, str(pixels.dtype), decoded.mode, _digest(content),
                         _pixel_hash(pixels), low, high, decoded.notes)
 
 

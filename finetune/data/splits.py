@@ -283,7 +283,7 @@ def write_splits(path: Path, samples: Samples, split: Split) -> Path:
 def _label_text(samples: Samples, index: int) -> str:
     names, label = samples.label_spec.class_names, samples.labels[index]
     if samples.label_spec.kind is LabelKind.single:
-        return names[label]
+        return names[int(label)]
     return "|".join(f"{'?' if np.isnan(v) else ''}{n}" for n, v in zip(names, label, strict=True)
                     if v == 1 or np.isnan(v))
 

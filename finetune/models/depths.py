@@ -5,6 +5,7 @@ feature groups give (ResNet: layer1 to layer4; ViT: its blocks).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -86,7 +87,8 @@ def _timm_groups(model: nn.Module, names: list[str]) -> dict[str, int]:
     from timm.models._manipulate import group_with_matcher  # private; timm 1.0.15 to 1.0.31
 
     tensors = dict.fromkeys(names, None)
-    groups = group_with_matcher(tensors.items(), model.group_matcher(coarse=True), reverse=True)
+    matcher: Any = model.group_matcher
+    groups = group_with_matcher(tensors.items(), matcher(coarse=True), reverse=True)
     return {name: int(groups[name]) for name in names}
 
 
@@ -106,8 +108,9 @@ def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 def _classifier_modules(model: nn.Module) -> list[nn.Module]:
-    if hasattr(model, "get_classifier"):
-        given = model.get_classifier()
+    get_classifier: Any = getattr(model, "get_classifier", None)
+    if get_classifier is not None:
+        given = get_classifier()
         candidates = list(given) if isinstance(given, tuple | list) else [given]
     else:
         candidates = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]

@@ -7,6 +7,7 @@ arXiv 1801.06146; Clark 2020, arXiv 2003.10555). It is the **real** ``lr`` of th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -55,7 +56,8 @@ def split_parameter_groups(model: nn.Module, *, lr: float, weight_decay: float,
     top = len(names) - 1
     rates = {depth: lr * layer_decay ** (top - depth) for depth in range(top + 1)}
     rates |= {find_depth(stage, names): rate for stage, rate in (stage_lrs or {}).items()}
-    undecayed = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    no_weight_decay: Any = getattr(model, "no_weight_decay", set)
+    undecayed = set(no_weight_decay())
     members: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and name not in undecayed

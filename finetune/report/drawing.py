@@ -180,8 +180,9 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle=":")
     for place, curve in enumerate(curves):
-        how = ({"color": COLOURS[place], "linewidth": 1.6, "label": curve.label} if few
-               else {"color": "#0072b2", "linewidth": 0.8, "alpha": 0.25})
+        how: dict[str, Any] = {"color": "#0072b2", "linewidth": 0.8, "alpha": 0.25}
+        if few:
+            how = {"color": COLOURS[place], "linewidth": 1.6, "label": curve.label}
         axes.plot(*_thinned(curve), **how)
     if mean is not None:
         axes.plot(mean.x, mean.y, color="black", linewidth=2, linestyle="--" if few else "-",

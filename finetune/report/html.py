@@ -145,7 +145,7 @@ def _mistakes(run: RunDirectory, read_picture: ReadPicture | None) -> list[dict[
 
 
 def _thumbnail(sample_id: str, read_picture: ReadPicture | None, *, side: int = 128) -> str | None:
-    """A JPEG of at most ``side`` pixels as data URI; None when the picture can't be had any more."""
+    """A JPEG of at most ``side`` pixels as data URI; None when the picture can't be had."""
     if read_picture is None:
         return None
     try:

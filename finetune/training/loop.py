@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class EpochLoader(Protocol):
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of (images, targets, indices)."""
+
+
+P = TypeVar("P", bound=Plan)
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, *,
 
 def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optimizer,
           criterion: Callable[[Tensor, Tensor], Tensor], prepare: Callable[[Tensor], Tensor],
-          plan: Callable[[list[dict[str, Any]]], Plan], freeze: Callable[[Plan], None],
-          set_train_mode: Callable[[Plan], None], evaluate: Callable[[], Mapping[str, Any]],
+          plan: Callable[[list[dict[str, Any]]], P], freeze: Callable[[P], None],
+          set_train_mode: Callable[[P], None], evaluate: Callable[[], Mapping[str, Any]],
           settings: TrainingSettings, state: LoopState, set_epoch: Callable[[int], None],
           mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
           after_step: Callable[[], None] | None = None,
@@ -144,7 +147,9 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
         optimizer: Has every parameter from step 0, in groups with ``base_lr``, ``depth``, ``name``.
         criterion: Loss of logits (B, K) and targets.
         prepare: Normalises images on the device.
-        plan: What trains after a history; ``freeze`` and ``set_train_mode`` bring it about.
+        plan: What trains after a history.
+        freeze: Brings the plan about in the parameters.
+        set_train_mode: Brings it about in the modules: training mode, frozen parts in eval mode.
         evaluate: Validation metrics of the current weights.
         settings: Numbers of the loop.
         state: Mutated; complete whenever an epoch is yielded.
