@@ -1,5 +1,6 @@
 """``python -m finetune``: errors become one message and an exit code, never a traceback."""
 
+import os
 import sys
 
 from finetune.errors import FinetuneError
@@ -14,6 +15,8 @@ def main(words: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1, 2, 3 or 130."""
     from finetune.cli import run_command
 
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, "")  # as with -m: a user's own builders and presets are found here
     try:
         return run_command(sys.argv[1:] if words is None else words)
     except FinetuneError as error:

@@ -147,7 +147,7 @@ def _read_data(config: Config, run: RunDirectory | None) -> Data:
 
         assert run is not None
         root = str(run.path / "pictures")
-        if not Path(root).exists():
+        if not Path(root, "samples.csv").exists():  # written last
             generate_samples(domain_of(config), Path(root), seed=config.data.split_seed)
     with progress_bar("reading pictures", total=0) as done:
         data = assemble_data(config, root, progress=done)

@@ -272,7 +272,8 @@ def _scaled(pixels: Pixels, size: tuple[int, int], interpolation: str,
     kernel, target = _FILTERS[interpolation], (size[1], size[0])
     if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        return np.array(image.resize(target, kernel, box)).reshape(*size, pixels.shape[-1])
+        resized: Pixels = np.array(image.resize(target, kernel, box))
+        return np.reshape(resized, (*size, pixels.shape[-1]))
     planes = [np.asarray(Image.fromarray(pixels[..., c].astype(np.float32))
                          .resize(target, kernel, box)) for c in range(pixels.shape[-1])]
     stacked: Pixels = np.stack(planes, axis=-1)

@@ -1,10 +1,11 @@
 """Readers of the formats: class folders, split folders, CSV, ``.npz``."""
 
 import csv
+import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ _PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "
           "validation": "val", "dev": "val", "test": "test", "testing": "test", "tst": "test"}
 
 
-def recognise(root: Path, wanted: str, labels_file: str | None) -> str:
-    """``folders``, ``csv`` or ``npz``."""
+def recognise(root: Path, wanted: str, labels_file: str | None, columns: Sequence[str]) -> str:
+    """``folders``, ``csv`` or ``npz``.
+
+    A folder is taken as CSV when it holds exactly one CSV file, with all of ``columns``.
+    """
     if wanted != "auto":
         return wanted
     if root.suffix.lower() == ".npz":
@@ -33,13 +37,31 @@ def recognise(root: Path, wanted: str, labels_file: str | None) -> str:
     if root.is_file() and root.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise DataError(f"data.root={root} is a file of an unknown kind: expected a folder, a "
                         ".csv or an .npz file")
-    return "csv" if root.is_file() or labels_file is not None else "folders"
+    if root.is_file() or labels_file is not None:
+        return "csv"
+    tables = _tables(root)
+    known = len(tables) == 1 and set(columns) <= set(read_header(tables[0]))
+    return "csv" if known else "folders"
+
+
+def _tables(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries
+                      if e.name.lower().endswith((".csv", ".tsv")) and e.is_file())
+
+
+def read_header(path: Path) -> list[str]:
+    """Column names of a CSV file; none when it can't be read."""
+    try:
+        return read_table(path)[0]
+    except DataError:
+        return []
 
 
 def near_folder(path: Path) -> str:
     """A hint at names beside a path that does not exist."""
     parent = path.parent
-    names = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+    names = os.listdir(parent) if parent.is_dir() else []
     near = closest(path.name, names)
     return f" (did you mean {parent / near[0]}?)" if near else ""
 
@@ -67,7 +89,7 @@ def read_folders(root: Path) -> Samples:
                         "or fill them")
     names = _sorted_names({label for _, label, _ in rows})
     rows.sort()
-    loose = sum(1 for entry in os.scandir(base) if entry.is_file() and is_picture(entry.name))
+    loose = sum(e.is_file() and is_picture(e.name) for e in _entries(base))
     warnings = [f"{skipped} files that are no pictures were skipped"] if skipped else []
     warnings += [f"{loose} pictures outside any class folder were skipped"] if loose else []
     given = [part for _, _, part in rows if part]
@@ -75,16 +97,21 @@ def read_folders(root: Path) -> Samples:
                    FolderSource(str(root)), given or None, warnings)
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(Path(e.path) for e in os.scandir(folder)
+    return sorted(Path(e.path) for e in _entries(folder)
                   if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
 
 
 def _descend(root: Path) -> tuple[Path, list[Path]]:
     base, folders = root, _visible_folders(root)
     for _ in range(8):
-        deeper = [f for f in folders if any(e.is_dir() for e in os.scandir(f))]
-        pictures = any(is_picture(e.name) for f in folders for e in os.scandir(f))
+        deeper = [f for f in folders if any(e.is_dir() for e in _entries(f))]
+        pictures = any(is_picture(e.name) for f in folders for e in _entries(f))
         if len(folders) != 1 or not deeper or pictures:
             break
         base, folders = folders[0], _visible_folders(folders[0])
@@ -178,7 +205,7 @@ def _csv_path(root: Path, labels_file: str | None) -> tuple[Path, Path]:
         if not path.is_file():
             raise DataError(f"data.labels_file={labels_file} is not in {root}{near_folder(path)}")
         return path, root
-    found = sorted(root.glob("*.csv"))
+    found = _tables(root)
     if len(found) != 1:
         raise DataError(f"{root} holds {len(found)} CSV files: name one with data.labels_file=")
     return found[0], root
@@ -192,7 +219,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise DataError(f"{path} can't be read as UTF-8 text: {error}") from error
     first = text.split("\n", 1)[0]
     separator = max(",;\t", key=first.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=separator, restval="")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
     rows = [{k: v for k, v in row.items() if k is not None} for row in reader]
     if not rows:
         raise DataError(f"{path} has no rows")

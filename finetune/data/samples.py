@@ -131,7 +131,8 @@ def read_samples(root: str, *, format: str = "auto", labels_file: str | None = N
 
     Args:
         root: Folder, CSV file or ``.npz`` file.
-        format: ``auto``, ``folders``, ``csv`` or ``npz``.
+        format: ``auto``, ``folders``, ``csv`` or ``npz``; ``auto`` takes a folder as ``csv`` when
+            its only CSV file has the columns.
         labels_file: CSV with labels, relative to ``root``.
         path_column: Column of paths.
         label_column: Column of labels; several, separated by commas: one yes/no column per class.
@@ -150,7 +151,8 @@ def read_samples(root: str, *, format: str = "auto", labels_file: str | None = N
     where = Path(root)
     if not where.exists():
         raise DataError(f"data.root={root} does not exist{readers.near_folder(where)}")
-    kind = readers.recognise(where, format, labels_file)
+    kind = readers.recognise(where, format, labels_file,
+                             (path_column, *(c.strip() for c in label_column.split(","))))
     if kind == "npz":
         samples = readers.read_npz(where)
     elif kind == "csv":
