@@ -240,7 +240,8 @@ def to_unit_range(pixels: Pixels, value_range: tuple[float, float]) -> Pixels:
     """Pixels as float32 on 0..1: ``value_range`` is mapped linearly, the rest is clipped."""
     low, high = value_range
     scaled = (pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+    unit: Pixels = np.clip(scaled, 0.0, 1.0)
+    return unit.astype(np.float32)
 
 
 def resize_image(pixels: Pixels, size: tuple[int, int], *, resize: Resize,
