@@ -51,3 +51,13 @@ def test_weights_survive_tied_tensors(tmp_path):
     assert torch.equal(other[1].weight, model[0].weight)
     with pytest.raises(FinetuneError, match=r"w\.safetensors"):
         load_weights(tmp_path / "w.safetensors", nn.Linear(3, 3))
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    written = []
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save_weights(path, model, metadata={"model": "a", "epoch": "1", "third": "c"})
+        written.append(path.read_bytes())
+    assert len(set(written)) == 1

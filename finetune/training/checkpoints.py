@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, and loadable without running code."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -50,11 +51,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, model: nn.Module, *, metadata: Mapping[str, str]) -> None:
-    """Write a model's tensors as safetensors, atomically."""
+    """Write a model's tensors as safetensors, atomically.
+
+    The same tensors and metadata give the same bytes: the metadata is one entry, ``finetune``,
+    as JSON, since safetensors writes several in an order of chance.
+    """
     from safetensors.torch import save
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    write_bytes(path, save(_unshared(tensors), dict(metadata)))
+    told = {"finetune": json.dumps(dict(metadata), sort_keys=True)}
+    write_bytes(path, save(_unshared(tensors), told))
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
