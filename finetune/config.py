@@ -326,6 +326,9 @@ def _contradictions(config: Config) -> list[str]:
               if p.epochs < 1 or (p.lr is not None and p.lr <= 0)]
     found += [f"optimizer.stage_lrs.{k}={v}: must not be negative"
               for k, v in config.optimizer.stage_lrs.items() if v < 0]
+    if data.labels_file is not None and data.format in (DataFormat.folders, DataFormat.npz):
+        found.append(f"data.labels_file={data.labels_file} does nothing with data.format="
+                     f"{data.format}: use data.format=csv, or leave the file out")
     if data.duplicates is Duplicates.allow and not (data.waiver or "").strip():
         found.append('data.duplicates=allow needs data.waiver="REASON", which the report prints')
     if data.waiver is not None and data.duplicates is not Duplicates.allow:

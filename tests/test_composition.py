@@ -62,6 +62,11 @@ def test_values_out_of_range_are_told_with_the_range(word, told):
     assert told in problems("data.root=r", word)
 
 
+def test_a_table_that_would_not_be_read_is_told():
+    told = problems("data.root=.", "data.labels_file=a.csv", "data.format=folders")
+    assert "data.labels_file=a.csv does nothing with data.format=folders" in told
+
+
 def test_contradictions_are_told():
     assert "freezing.below" in problems("freezing.policy=below")
     assert "freezing.phases" in problems("freezing.policy=phases")
