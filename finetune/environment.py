@@ -99,7 +99,11 @@ def _describe_data(config: Config, data: Data) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this package's own checkout; an installed one has none."""
+    home = Path(__file__).resolve().parents[1]
+    if not (home / ".git").exists():
+        return None
+    asked = ["git", "-C", str(home), "rev-parse", "HEAD"]
     try:
         answer = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -17,7 +17,7 @@ from finetune.assembly import Data, phase_plans, updates_norms
 from finetune.config import ClassWeights, Config, Precision
 from finetune.data.loading import PrepareBatch, build_loader
 from finetune.data.transforms import build_transform
-from finetune.errors import ConfigurationError
+from finetune.errors import ConfigurationError, FinetuneError
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions, collect_predictions
 from finetune.evaluation.selection import SELECT_METRICS, check_select_metric
@@ -192,6 +192,14 @@ def predict_part(method: Method, data: Data, part: str) -> Predictions:
 
 
 def validate(method: Method, data: Data) -> Mapping[str, Any]:
-    """Scalar metrics on val, with the loss that is reported beside the training loss."""
-    metrics = compute_metrics(predict_part(method, data, "val"))
+    """Scalar metrics on val.
+
+    Raises:
+        FinetuneError: The training diverged: a logit is NaN or infinite.
+    """
+    predictions = predict_part(method, data, "val")
+    if not np.isfinite(predictions.logits).all():
+        raise FinetuneError("the network answers NaN or infinity on validation: the training "
+                            "diverged. The last checkpoint is whole. Try a lower optimizer.lr.")
+    metrics = compute_metrics(predictions)
     return {k: v for k, v in metrics.items() if v is None or isinstance(v, int | float)}
