@@ -22,8 +22,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config import Config, check_ranges, text_fields
+from finetune.config import Config, text_fields
 from finetune.errors import ConfigurationError, did_you_mean
+from finetune.ranges import check_ranges
 from finetune.recipes import Recipe, find_recipe, flatten
 
 __all__ = ["Composed", "compose", "dump_config", "known_keys", "load_config", "override"]
