@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from finetune.models.freezing import PhasePlan
     from finetune.models.weights import WeightsReport
 
-__all__ = ["Data", "assemble_data", "assemble_model", "cache_folder", "domain_of", "input_spec",
-           "phase_plans", "updates_norms"]
+__all__ = ["Data", "assemble_data", "assemble_model", "cache_folder", "check_forward", "domain_of",
+           "input_spec", "phase_plans", "updates_norms"]
 
 PARTS = ("train", "val", "test")
 
@@ -194,6 +194,31 @@ def input_spec(config: Config, data: Data, model: "nn.Module", weights: "Weights
     assert std is not None
     return InputSpec(pair, data.channels, _channel_names(data.channels), data.dtype, value_range,
                      tuple(mean), tuple(std), interpolation, resize)
+
+
+def check_forward(config: Config, model: "nn.Module", spec: InputSpec, classes: int) -> None:
+    """One pass of an empty picture, so that a network that can't take it is told before training.
+
+    Raises:
+        ConfigurationError: It doesn't accept the size, or answers another shape than (B, classes).
+    """
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(model(torch.zeros(2, spec.channels, *spec.size)).shape)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (None,))[-1]
+        hint = f"; leave data.image_size unset, its own is {own}" if own else ""
+        raise ConfigurationError(f"model.name={config.model.name} can't take {spec.channels} x "
+                                 f"{spec.size[0]} x {spec.size[1]}: {error}{hint}") from error
+    finally:
+        model.train(was_training)
+    if shape != (2, classes):
+        raise ConfigurationError(f"model.name={config.model.name} answers {shape} to 2 pictures, "
+                                 f"not logits (2, {classes})")
 
 
 def _channel_names(channels: int) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-from finetune.assembly import Data, assemble_data, assemble_model, domain_of, input_spec
+from finetune.assembly import (
+    Data,
+    assemble_data,
+    assemble_model,
+    check_forward,
+    domain_of,
+    input_spec,
+)
 from finetune.config import Config
 from finetune.console import say, table, warn
 from finetune.data.splits import class_counts
@@ -35,6 +42,7 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         names = data.samples.label_spec.class_names
         model, weights = assemble_model(config, class_names=names, channels=data.channels)
         spec = input_spec(config, data, model, weights)
+        check_forward(config, model, spec, len(names))
         device = choose_device(config.device.value)
         quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
         method = build_method(quiet, model.to(device), data, spec, device)

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from finetune import session
-from finetune.assembly import Data, assemble_data, assemble_model, domain_of, input_spec
+from finetune.assembly import (
+    Data,
+    assemble_data,
+    assemble_model,
+    check_forward,
+    domain_of,
+    input_spec,
+)
 from finetune.config import Config
 from finetune.console import EpochLine, progress_bar, say, warn
 from finetune.data.splits import write_splits
@@ -85,6 +92,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
                                     channels=data.channels)
     spec = (InputSpec.from_dict(before["input_spec"]) if before
             else input_spec(config, data, model, weights))
+    check_forward(config, model, spec, len(spec_labels.class_names))
     model.to(device)
 
     # Method: depths decide what trains when, and how fast.

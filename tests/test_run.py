@@ -178,6 +178,8 @@ def test_a_repair_is_on_the_first_screen(folder):
     (["data.root={folder}", "model.name=resnet5O"], "model.name=resnet5O"),
     (["data.root={folder}", "data.positive_class=d"], "positive_class"),
     (["data.root={folder}", "device=cuda"], "device=cuda"),
+    (["data.root={folder}", "model.name=vit_tiny_patch16_224", "data.image_size=96"], "224"),
+    (["data.root={folder}", "model.name=levit_128s", "data.image_size=96"], "levit_128s"),
     (["data.root={folder}", "optimizer.name=adamv"], "'adam'"),
     (["data.root={folder}", "training.select_metric=f1"], "select_metric"),
     (["data.root={folder}", "data.transform=areal"], "aerial"),
