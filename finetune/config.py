@@ -130,11 +130,11 @@ class DataConfig:
     root: str | None = None  # folder, CSV file or .npz file; unset: rehearsal
     format: DataFormat = DataFormat.auto
     labels_file: str | None = None  # CSV with labels, relative to root
-    path_column: str = "path"
+    path_column: str = "path"  # of the CSV
     label_column: str = "label"  # several, separated by commas: multi-label
     label_separator: str | None = None  # for example |: several labels in one column
-    split_column: str = "split"
-    group_column: str = "group"
+    split_column: str = "split"  # of the CSV, where there is one: train, val or test
+    group_column: str = "group"  # of the CSV, where there is one
     group_from: str | None = None  # regular expression on the path; its first group is the group
     positive_class: str | None = None  # of two classes; unset: the last one
     channels: int | None = None  # 1 up; unset: the pictures' own
@@ -181,7 +181,7 @@ class FreezingConfig:
 
     policy: FreezingPolicy = FreezingPolicy.none
     below: str | None = None  # depth or stage name: what lies below stays frozen
-    phases: list[Phase] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)  # [{epochs:2,depths:head},{epochs:8}]
     frozen_fraction: float = 0.5  # gradual, head_then_all: share of epochs until all train; 0..1
     norm_statistics: NormStatistics | None = None  # unset: fixed with pretrained weights
 
@@ -232,10 +232,10 @@ class TrackingConfig:
 
     mode: TrackingMode | None = None  # unset: WANDB_MODE, else offline
     project: str | None = None  # unset: WANDB_PROJECT, else finetune
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    notes: str | None = None
+    entity: str | None = None  # unset: WANDB_ENTITY
+    group: str | None = None  # joins runs; unset: WANDB_RUN_GROUP
+    tags: list[str] = field(default_factory=list)  # of the run
+    notes: str | None = None  # free text
     pictures: bool = False  # let pictures leave the machine
     upload_model: bool = False  # the chosen weights as an artifact
 
@@ -245,9 +245,9 @@ class Config:
     """Everything that a run depends on."""
 
     recipe: str = "none"  # written by the recipe itself
-    seed: int = 0  # 0 up
+    seed: int = 0  # 0 up; of weights, order and augmentation
     device: Device = Device.auto
-    output_dir: str = "runs"
+    output_dir: str = "runs"  # folder of the runs
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     freezing: FreezingConfig = field(default_factory=FreezingConfig)
