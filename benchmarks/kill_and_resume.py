@@ -97,17 +97,18 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
 def kill(policy: str, folder: Path, reference: RunDirectory, seconds: float,
          chance: random.Random, options: argparse.Namespace) -> tuple[str, str, str, str]:
     """Kill one run, resume it, compare."""
-    process = subprocess.Popen(command(policy, folder, options), stdout=subprocess.DEVNULL,
-                               start_new_session=True)
-    wait_for_checkpoint(folder, process)
-    wait = chance.uniform(0, seconds)
-    time.sleep(wait)
-    finished = process.poll() is not None
-    if not finished:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    run = RunDirectory(next(folder.iterdir()))
-    epoch = "finished" if finished else str(len(run.history) + 1)
+    for attempt in range(10):
+        place = folder / str(attempt)
+        process = subprocess.Popen(command(policy, place, options), stdout=subprocess.DEVNULL)
+        wait_for_checkpoint(place, process)
+        wait = chance.uniform(0, seconds)
+        time.sleep(wait)
+        if process.poll() is None:
+            break  # else it was faster than the uninterrupted one: again
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run = RunDirectory(next(place.iterdir()))
+    epoch = str(len(run.history) + 1)
     again = subprocess.run([sys.executable, "-m", "finetune", "resume", str(run.path)],
                            stdout=subprocess.DEVNULL, check=False)
     same = again.returncode == 0 and content(run) == content(reference)
