@@ -1,0 +1,232 @@
+"""What leaves the machine: numbers when asked for, and nothing else."""
+
+import getpass
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from wandb_server import serving
+
+from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
+
+METRICS = {"accuracy": 0.75, "count": 4, "class_names": ["cat", "dog"],
+           "confusion_matrix": [[2, 0], [1, 1]],
+           "per_class": {"cat": {"precision": 0.67, "support": 2},
+                         "dog": {"precision": 1.0, "support": 2}}}
+SECRET = "very_private_folder"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    path = tmp_path / SECRET / "run-1"
+    path.mkdir(parents=True)
+    monkeypatch.chdir(path)
+    return path
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with serving() as found:
+        monkeypatch.setenv("WANDB_BASE_URL", found.url)
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        yield found
+
+
+def start(folder, mode, **more):
+    options = {"project": None, "entity": None, "group": None, "tags": [], "notes": None,
+               "name": "run-1", "config": {"seed": 3}, "run_id": None, "pictures": False,
+               "salt": "run-1", **more}
+    return start_tracking(folder, mode=mode, **options)
+
+
+def track(folder, mode, **more):
+    tracker = start(folder, mode, **more)
+    for epoch in (1, 2):
+        tracker.log_epoch({"val/accuracy": epoch / 4, "lr/head": 0.1}, epoch)
+    tracker.log_best({"accuracy": 0.5})
+    tracker.log_results("test", METRICS)
+    tracker.finish()
+    return tracker
+
+
+def test_an_online_run_arrives_with_numbers_config_and_tables(folder, server):
+    tracker = track(folder, "online", project="mine", group="g", tags=["t"], notes="n")
+    assert tracker.warnings == []
+    rows = [row for row in server.history if "val/accuracy" in row]
+    assert [(row["epoch"], row["val/accuracy"]) for row in rows] == [(1, 0.25), (2, 0.5)]
+    assert server.summary["test/accuracy"] == 0.75 and server.summary["best/accuracy"] == 0.5
+    logged = [row for row in server.history if "test/per_class" in row][0]
+    assert logged["test/confusion_matrix"]["nrows"] == 4
+    sent = server.everything
+    assert '"mine"' in sent and '"cat"' in sent and '"dog"' in sent
+    assert json.dumps(json.dumps({"value": 3})[1:-1])[1:-1] in sent or '\\"seed\\"' in sent
+
+
+def private_words():
+    home = os.path.expanduser("~")
+    words = {SECRET, socket.gethostname(), platform.node(), os.path.basename(sys.argv[0])}
+    return {w for w in words | ({home} if len(home) > 5 else set()) if len(w) > 3}
+
+
+def test_nothing_private_is_sent(folder, server):
+    track(folder, "online")
+    sent = server.everything
+    assert [word for word in private_words() if word in sent] == []
+    assert f'"{getpass.getuser()}"' not in sent and "github.com" not in sent.lower()
+
+
+def test_nothing_private_is_in_the_files_of_an_offline_run(folder):
+    track(folder, "offline")
+    files = [p for p in (folder / "wandb").rglob("*") if p.is_file()]
+    assert any(p.suffix == ".wandb" for p in files)
+    for path in files:
+        if path.suffix == ".log":
+            continue  # stays: `wandb sync` doesn't send it
+        content = path.read_bytes().decode("utf-8", "replace")
+        assert [word for word in private_words() if word in content] == [], path
+
+
+def test_an_offline_run_can_be_sent_later(folder, server):
+    track(folder, "offline")
+    assert server.requests == []
+    run = next((folder / "wandb").glob("offline-run-*"))
+    done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(run)], capture_output=True,
+                          text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["epoch"] for row in server.history if "val/accuracy" in row] == [1, 2]
+
+
+@pytest.mark.parametrize("mode", ["offline", None])
+def test_offline_makes_no_request(mode, folder, server, monkeypatch):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **b: asked.append(a) or [])
+    track(folder, mode)
+    assert server.requests == [] and asked == []
+
+
+def test_disabled_imports_nothing_and_writes_nothing(folder):
+    code = ("import sys; from pathlib import Path; from finetune.training.tracking import *\n"
+            "t = start_tracking(Path('.'), mode='disabled', project=None, entity=None, group=None,"
+            " tags=[], notes=None, name='x', config={}, run_id=None, pictures=False, salt='')\n"
+            "t.log_epoch({'a': 1.0}, 1); t.log_results('test', {}); t.finish()\n"
+            "assert 'wandb' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert list(folder.iterdir()) == []
+
+
+def test_variables_of_the_user_count_where_no_key_is_set(folder, server, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    before = dict(os.environ)
+    track(folder, None)
+    assert "theirs" in server.everything
+    assert dict(os.environ) == before
+
+
+def test_online_without_a_key_is_offline_and_said(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tracker = track(folder, "online")
+    assert "WANDB_API_KEY" in tracker.warnings[0] and "offline" in tracker.warnings[0]
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["nothing listens", "never answers"])
+def test_a_server_that_cannot_be_reached_means_offline_soon(answers, folder, monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    if not answers:
+        listener.close()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    started = time.monotonic()
+    tracker = track(folder, "online")
+    listener.close()
+    assert time.monotonic() - started < 30
+    assert "can't be reached" in tracker.warnings[0]
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_a_server_that_dies_does_not_stop_the_training(folder, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with serving() as found:
+        monkeypatch.setenv("WANDB_BASE_URL", found.url)
+        tracker = start(folder, "online")
+    started = time.monotonic()
+    done = threading.Event()
+
+    def rest():
+        tracker.log_epoch({"val/accuracy": 0.5}, 1)
+        tracker.log_results("test", METRICS)
+        tracker.finish()
+        done.set()
+
+    threading.Thread(target=rest, daemon=True).start()
+    assert done.wait(60), "tracking hangs"
+    assert time.monotonic() - started < 60
+
+
+def test_a_resumed_run_goes_on_under_its_id(folder, server):
+    first = start(folder, "online")
+    name = first.run_id
+    first.log_epoch({"val/accuracy": 0.25}, 1)
+    first.finish(1)
+    second = start(folder, "online", run_id=name)
+    assert second.run_id == name
+    second.log_epoch({"val/accuracy": 0.5}, 2)
+    second.finish()
+    assert [row["epoch"] for row in server.history if "val/accuracy" in row] == [1, 2]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_pictures_leave_only_when_allowed(allowed, folder, server):
+    tracker = start(folder, "online", pictures=allowed)
+    tracker.log_pictures("mistakes", [np.zeros((8, 8, 3), np.uint8)],
+                         [hashed_id("patient/7.png", "run-1")])
+    tracker.finish()
+    assert (".png" in server.everything) is allowed
+    assert (hashed_id("patient/7.png", "run-1") in server.everything) is allowed
+    assert "patient" not in server.everything
+
+
+def test_the_model_is_an_artifact_on_request(folder, server):
+    path = folder / "best.safetensors"
+    path.write_bytes(b"weights of mine")
+    tracker = start(folder, "online")
+    tracker.log_model(path)
+    tracker.finish()
+    assert "weights of mine" in server.everything
+    assert SECRET not in server.everything
+
+
+def test_ids_are_hashed_with_the_runs_salt():
+    assert hashed_id("a", "x") != hashed_id("a", "y") != hashed_id("b", "y")
+    assert "a.png" not in hashed_id("a.png", "x")
+
+
+def test_paths_are_left_out_of_the_configuration(tmp_path):
+    kept, dropped = private_config({
+        "seed": 1, "output_dir": "runs", "data": {"root": "/home/me/x", "transform": "xray",
+                                                  "group_from": "p(.*)", "splits_file": "s.csv"},
+        "model": {"weights": str(tmp_path), "name": "resnet50"}})
+    assert kept == {"seed": 1, "data": {"transform": "xray"}, "model": {"name": "resnet50"}}
+    assert set(dropped) == {"output_dir", "data.root", "data.group_from", "data.splits_file",
+                            "model.weights"}
+    public, none = private_config({"model": {"weights": "https://host/a.pth", "name": "a"}})
+    assert public["model"]["weights"] == "https://host/a.pth" and none == []
+
+
+def test_a_tracker_that_is_off_does_nothing():
+    tracker = Tracker()
+    tracker.log_epoch({"a": 1.0}, 1)
+    tracker.log_results("test", METRICS)
+    assert tracker.run_id is None
+    tracker.finish()
+    tracker.finish()
