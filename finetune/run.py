@@ -174,16 +174,20 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
         predictions.save(run.predictions_path(part))
         metrics[part] = compute_metrics(predictions)
         tracker.log_results(part, metrics[part])
+        if config.tracking.pictures:
+            session.track_mistakes(tracker, data, predictions, part)
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
                             "value": state.history[best]["val"].get(metric)}
     write_json(run.path / "metrics.json", metrics)
+    tracker.log_best(session.flat_scalars(state.history[best]))
     if config.tracking.upload_model:
         tracker.log_model(run.best_weights)
-    warnings = [*write_figures(run.path), *tracker.warnings]
+    warnings = write_figures(run.path)
     for text in warnings:
         warn(text)
     environment = run.environment
-    environment["warnings"] = list(dict.fromkeys([*environment["warnings"], *warnings]))
+    environment["warnings"] = list(dict.fromkeys([*environment["warnings"], *tracker.warnings,
+                                                  *warnings]))
     run.write_environment(environment)
     report = write_report(run.path, functools.partial(session.picture_for_report, data))
     session.print_result(metrics)

@@ -19,13 +19,14 @@ from finetune.data.decoding import to_unit_range
 from finetune.errors import CheckError, InputError, Interrupted
 from finetune.evaluation.predictions import Predictions
 from finetune.report.figures import write_batch_figure
+from finetune.report.mistakes import find_mistakes
 from finetune.run_directory import RunDirectory
 from finetune.specs import InputSpec, LabelKind, LabelSpec
-from finetune.training.tracking import Tracker, private_config, start_tracking
+from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
 
 __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
            "interruption", "names_of", "open_tracker", "picture_for_report", "print_result",
-           "refuse_several_processes", "start_run", "write_batch_figures"]
+           "refuse_several_processes", "start_run", "track_mistakes", "write_batch_figures"]
 
 
 def refuse_several_processes() -> None:
@@ -116,7 +117,7 @@ def open_tracker(run: RunDirectory, config: Config, *, is_rehearsal: bool) -> Tr
         entity=tracking.entity, group=tracking.group, tags=list(tracking.tags),
         notes=tracking.notes, name=run.path.name, config=values,
         run_id=stored.read_text() if stored.exists() else None, pictures=tracking.pictures,
-        salt=run.path.name)
+        salt=run.path.name, finish_timeout=900.0 if tracking.upload_model else 60.0)
     if tracker.run_id:
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(tracker.run_id)
@@ -166,6 +167,15 @@ def picture_for_report(data: Data, sample_id: str) -> np.ndarray:
         unit = to_unit_range(pixels, (low, high if high > low else low + 1))
         pixels = (unit * 255).round().astype(np.uint8)
     return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+
+
+def track_mistakes(tracker: Tracker, data: Data, predictions: Predictions, part: str) -> None:
+    """Send the worst mistakes as pictures, without their names."""
+    found = find_mistakes(predictions, count=12)
+    images = [picture_for_report(data, mistake["id"]) for mistake in found]
+    captions = [f"{hashed_id(m['id'], tracker.salt)}: {m['true']}, answered {m['predicted']}"
+                for m in found]
+    tracker.log_pictures(f"{part}/worst_mistakes", images, captions)
 
 
 def write_batch_figures(run: RunDirectory, loaders: Mapping[str, DataLoader[Any]],

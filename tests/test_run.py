@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from safetensors.torch import load_file, save_file
+from wandb_server import serving
 
 import finetune
 from finetune import run as run_module
@@ -303,3 +304,20 @@ def test_other_seeds_are_tested_on_the_same_pictures(folder):
     runs = [train(folder, f"seed={seed}") for seed in (0, 1)]
     splits = [(r.path / "splits.csv").read_text() for r in runs]
     assert splits[0] == splits[1] and runs[0].metrics != runs[1].metrics
+
+
+@pytest.mark.usefixtures("no_pages")
+def test_an_online_run_sends_its_best_numbers_and_pictures_only_when_asked(folder, monkeypatch):
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.rename(path.with_name(f"patient_{number}.png"))
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    for asked in (False, True):
+        with serving() as server:
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            run = train(folder, "tracking.mode=online", f"tracking.pictures={asked}".lower(),
+                        f"tracking.upload_model={asked}".lower())
+        assert server.summary["best/val/accuracy"] == run.history[0]["val"]["accuracy"]
+        assert server.summary["test/accuracy"] == run.metrics["test"]["accuracy"]
+        assert ("worst_mistakes" in server.everything) is asked
+        assert ("best.safetensors" in server.everything) is asked
+        assert "patient" not in server.everything and str(folder) not in server.everything

@@ -35,8 +35,8 @@ def run_files(values, host):
 
 def artifact_files(values, host):
     wanted = values.get("input", values)["artifactFiles"]
-    nodes = [upload(f"artifact/{w['name']}", host, storagePath="x", name=w["name"],
-                    artifact={"id": w["artifactID"]}) for w in wanted]
+    nodes = [upload(w["name"], host, storagePath="x", artifact={"id": w["artifactID"]})
+             for w in wanted]
     return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
 
 
@@ -123,14 +123,10 @@ class Server(ThreadingHTTPServer):
 
     @property
     def summary(self):
-        """The last summary."""
-        found = {}
-        for _, path, _, content in list(self.requests):
-            if path.endswith("/file_stream"):
-                files = json.loads(content).get("files") or {}
-                for line in files.get("wandb-summary.json", {}).get("content", []):
-                    found = json.loads(line)
-        return found
+        """The summary that was uploaded at the end."""
+        sent = [content for method, path, _, content in list(self.requests)
+                if method == "PUT" and path.endswith("wandb-summary.json")]
+        return json.loads(sent[-1])
 
     @property
     def everything(self):

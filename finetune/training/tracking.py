@@ -7,12 +7,13 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 __all__ = ["Tracker", "TrackingMode", "hashed_id", "private_config", "start_tracking"]
 
+_LATER = "this run is tracked offline and can be sent later with `wandb sync`"
 _BASE_URL = "https://api.wandb.ai"
 _PATHS = {"root", "labels_file", "splits_file", "output_dir", "group_from"}
 
@@ -58,9 +59,10 @@ class Tracker:
     """What a run tells Weights & Biases; every method does nothing when tracking is disabled."""
 
     def __init__(self, run: Any = None, *, warnings: Sequence[str] = (), pictures: bool = False,
-                 restore: Mapping[str, str | None] | None = None) -> None:
+                 salt: str = "", restore: Mapping[str, str | None] | None = None) -> None:
         self._run = run
         self._pictures = pictures
+        self.salt = salt  # of the hashed ids of this run
         self._restore = dict(restore or {})
         self.warnings = list(warnings)
 
@@ -137,7 +139,7 @@ class Tracker:
 def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: str | None,
                    entity: str | None, group: str | None, tags: Sequence[str], notes: str | None,
                    name: str, config: Mapping[str, Any], run_id: str | None, pictures: bool,
-                   salt: str, timeout: float = 20.0) -> Tracker:
+                   salt: str, timeout: float = 20.0, finish_timeout: float = 60.0) -> Tracker:
     """Start tracking in ``folder/wandb``.
 
     Args:
@@ -155,32 +157,49 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         pictures: Whether pictures may leave the machine.
         salt: For hashed ids.
         timeout: Seconds to wait for the server.
+        finish_timeout: Seconds to wait at the end; what hasn't arrived by then stays in the folder
+            and can be sent with ``wandb sync``.
     """
     chosen = TrackingMode(mode or os.environ.get("WANDB_MODE") or "offline")
     if chosen is TrackingMode.disabled:
         return Tracker()
-    warnings = _reasons_against_online(timeout) if chosen is TrackingMode.online else []
-    if warnings:
-        chosen = TrackingMode.offline
+    os.makedirs(folder / "wandb", exist_ok=True)
+    given = {
+        "project": project or os.environ.get("WANDB_PROJECT") or "finetune",
+        "entity": entity or os.environ.get("WANDB_ENTITY"),
+        "group": group or os.environ.get("WANDB_RUN_GROUP"), "tags": list(tags) or None,
+        "notes": notes, "name": name, "dir": str(folder.resolve()), "config": dict(config), "id": run_id}
+    warnings: list[str] = []
+    if chosen is TrackingMode.online:
+        warnings = _reasons_against_online(timeout)
+        if not warnings:
+            run, restore, error = _begin("online", given, (timeout, finish_timeout))
+            if run is not None:
+                return Tracker(run, pictures=pictures, salt=salt, restore=restore)
+            warnings = [f"the tracking server didn't take the run ({error}); {_LATER}"]
+    run, restore, error = _begin("offline", given, (timeout, finish_timeout))
+    if run is None:
+        warnings.append(f"tracking did not start, the run goes on without: {error}")
+    return Tracker(run, warnings=warnings, pictures=pictures, salt=salt, restore=restore)
+
+
+def _begin(mode: Literal["online", "offline"], given: dict[str, Any], timeouts: tuple[float, float],
+           ) -> tuple[Any, dict[str, str | None], str]:
+    """The started run (or None), the variables to put back at its end, and why it failed."""
     restore = _set_variables({"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true",
-                              "WANDB_MODE": chosen.value})
+                              "WANDB_MODE": mode})
     import wandb
 
-    os.makedirs(folder / "wandb", exist_ok=True)
+    resume: Any = "allow" if given["id"] and mode == "online" else None
     try:
-        run = wandb.init(
-            project=project or os.environ.get("WANDB_PROJECT") or "finetune",
-            entity=entity or os.environ.get("WANDB_ENTITY"),
-            group=group or os.environ.get("WANDB_RUN_GROUP"), tags=list(tags) or None,
-            notes=notes, name=name, dir=str(folder), config=dict(config), id=run_id,
-            resume="allow" if run_id and chosen is TrackingMode.online else None,
-            mode=chosen.value, settings=_private_settings(wandb, timeout))
+        run = wandb.init(**given, mode=mode, resume=resume,
+                         settings=_private_settings(wandb, *timeouts))
     except (wandb.errors.Error, OSError) as error:
         Tracker(restore=restore).finish()
-        return Tracker(warnings=[f"tracking did not start, the run goes on without: {error}"])
+        return None, {}, str(error)
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
-    return Tracker(run, warnings=warnings, pictures=pictures, restore=restore)
+    return run, restore, ""
 
 
 def _set_variables(values: Mapping[str, str]) -> dict[str, str | None]:
@@ -189,28 +208,27 @@ def _set_variables(values: Mapping[str, str]) -> dict[str, str | None]:
     return before
 
 
-def _private_settings(wandb: Any, timeout: float) -> Any:
+def _private_settings(wandb: Any, timeout: float, finish_timeout: float) -> Any:
     return wandb.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, save_code=False,
         disable_job_creation=True, x_disable_meta=True, x_disable_stats=True,
         x_disable_machine_info=True, x_save_requirements=False, host="", username="", email="",
         program="finetune", program_relpath="finetune", program_abspath="finetune",
-        init_timeout=timeout, login_timeout=timeout)
+        init_timeout=timeout, login_timeout=timeout, finish_timeout=finish_timeout,
+        base_url=os.environ.get("WANDB_BASE_URL") or _BASE_URL)
 
 
 def _reasons_against_online(timeout: float) -> list[str]:
     base = os.environ.get("WANDB_BASE_URL") or _BASE_URL
     if not os.environ.get("WANDB_API_KEY") and not _netrc_has_key(base):
-        return ["tracking.mode=online needs a key: set WANDB_API_KEY; this run is tracked offline "
-                "and can be sent later with `wandb sync`"]
+        return [f"tracking.mode=online needs a key: set WANDB_API_KEY; {_LATER}"]
     try:
         with urllib.request.urlopen(base, timeout=min(timeout, 8.0)):
             return []
     except urllib.error.HTTPError:
         return []  # it answers
     except (OSError, ValueError) as error:
-        return [f"the tracking server can't be reached ({error}); this run is tracked offline and "
-                "can be sent later with `wandb sync`"]
+        return [f"the tracking server can't be reached ({error}); {_LATER}"]
 
 
 def _netrc_has_key(base: str) -> bool:
