@@ -76,6 +76,9 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
     """
     chosen = _choose(samples, method)
     warnings = _duplicate_warnings(samples, duplicates)
+    if chosen is SplitMethod.stratified and samples.groups is not None:
+        warnings.append(f"data.split=stratified: {len(set(samples.groups))} groups are ignored; "
+                        "one group's pictures can be in several parts")
     if chosen is not SplitMethod.provided:
         names = _divide(samples, chosen, seed, val_fraction, test_fraction, duplicates)
         return Split(names, chosen.value, warnings)

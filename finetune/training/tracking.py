@@ -168,7 +168,8 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         "project": project or os.environ.get("WANDB_PROJECT") or "finetune",
         "entity": entity or os.environ.get("WANDB_ENTITY"),
         "group": group or os.environ.get("WANDB_RUN_GROUP"), "tags": list(tags) or None,
-        "notes": notes, "name": name, "dir": str(folder.resolve()), "config": dict(config), "id": run_id}
+        "notes": notes, "name": name, "dir": str(folder.resolve()), "config": dict(config),
+        "id": run_id}
     warnings: list[str] = []
     if chosen is TrackingMode.online:
         warnings = _reasons_against_online(timeout)
