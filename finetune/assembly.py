@@ -92,7 +92,8 @@ def assemble_data(config: Config, root: str, *,
     if data.splits_file is not None:
         samples, notes = read_splits_file(samples, _under(root, data.splits_file))
         warnings += notes
-    facts = scan_pictures(samples.source, samples.ids, cache=cache_folder(), progress=progress)
+    facts = scan_pictures(samples.source, samples.ids, cache=cache_folder(), progress=progress,
+                          threads=min(16, os.cpu_count() or 2))
     samples, facts, skipped = _without_broken(samples, facts, data.unreadable)
     warnings += _notes(facts)
     if skipped:
