@@ -4,6 +4,8 @@ import csv
 import io
 import os
 import re
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -274,7 +276,7 @@ def read_npz(path: Path) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} can't be read as .npz: {error}") from error
     parts = [p for p in ("train", "val", "test") if f"{p}_images" in arrays]
     pairs = [(p, arrays[f"{p}_images"], arrays.get(f"{p}_labels")) for p in parts] or [
