@@ -274,7 +274,7 @@ def _yes_no(rows: list[dict[str, str]], columns: list[str], file: str) -> npt.ND
 def read_npz(path: Path) -> Samples:
     """MedMNIST's layout (``train_images``, ``train_labels`` …), or ``images`` and ``labels``."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} can't be read as .npz: {error}") from error

@@ -1,0 +1,146 @@
+"""The page: everything that a reader has to know, in one file that asks nothing of anybody."""
+
+import base64
+import html
+import re
+
+import numpy as np
+import pytest
+from run_builder import build_run
+
+from finetune.errors import DataError
+from finetune.evaluation.predictions import Predictions
+from finetune.report.figures import write_figures
+from finetune.report.html import write_report
+from finetune.report.mistakes import find_mistakes
+
+EVIL = ["<script>alert(1)</script>", "\"a\" & 'b'", "</style>{{ 7 * 7 }}"]
+
+
+def page(run, **options):
+    return write_report(run.path, **options).read_text(encoding="utf-8")
+
+
+def first_screen(text):
+    return text.split("<h2>")[0]
+
+
+def decoded(text):
+    """The page and, readable, every SVG in it."""
+    pictures = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", text)
+    return [text, *(base64.b64decode(p).decode() for p in pictures)]
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], list("abcdefg"), [f"kind {i}" for i in range(50)],
+                                   EVIL], ids=["2", "7", "50", "evil"])
+def test_one_file_with_no_outside_request(names, tmp_path):
+    run = build_run(tmp_path, names)
+    write_figures(run.path)
+    text = page(run)
+    for source in re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')\s>]+)", text):
+        assert source.startswith(("data:", "#")), source
+    assert "default-src 'none'" in text and "<script" not in text
+    assert text.count("data:image/svg+xml") == 5
+
+
+def test_names_are_escaped_everywhere(tmp_path):
+    run = build_run(tmp_path, EVIL, data={"waiver": EVIL[0]}, warnings=[EVIL[0]])
+    write_figures(run.path)
+    for text in decoded(page(run)):
+        assert EVIL[0] not in text and "</style>{{" not in text and "49" not in text[:0]
+    shown = page(run)
+    assert all(html.escape(n, quote=False) in html.unescape(shown) or n in html.unescape(shown)
+               for n in EVIL)
+
+
+def test_a_rehearsal_cannot_be_taken_for_a_result(tmp_path):
+    run = build_run(tmp_path, ["a", "b"], rehearsal={
+        "command": "python -m finetune recipe=medical data.root=DIR",
+        "replaced": {"training.epochs": [15, 8], "model.weights": ["pretrained", None]}})
+    top = first_screen(page(run))
+    assert "REHEARSAL" in top and "recipe=medical data.root=DIR" in top
+    assert top.index("REHEARSAL") < top.index("Accuracy") and "training.epochs" in top
+
+
+def test_waiver_repairs_and_warnings_are_on_the_first_screen(tmp_path):
+    run = build_run(tmp_path, ["a", "b"], warnings=["the left eye only"],
+                    data={"waiver": "we know", "repairs": ["dropped 7 pictures"]})
+    top = first_screen(page(run))
+    assert "we know" in top and "dropped 7 pictures" in top and "the left eye only" in top
+
+
+def test_validation_is_never_called_test(tmp_path):
+    text = page(build_run(tmp_path, ["a", "b"], part="val"))
+    assert "Validation, also used for selection" in first_screen(text)
+    assert "Test pictures" not in text
+
+
+def test_every_number_of_every_class_is_there(tmp_path):
+    run = build_run(tmp_path, list("abcdefg"), groups=True)
+    text = page(run)
+    for row in run.metrics["test"]["per_class"].values():
+        for name in ("precision", "recall", "specificity", "f1", "roc_auc", "average_precision"):
+            assert f"<td>{row[name]:.3f}</td>" in text
+    assert f"<td>{run.metrics['test']['groups']['accuracy']:.3f}</td>" in text
+    assert html.escape(run.metrics["test"]["classification_report"]) in text
+    assert "<td>20</td><td>5</td><td>7</td><td>32</td>" in text
+
+
+def test_two_classes_have_sensitivity_and_predictive_values(tmp_path):
+    run = build_run(tmp_path, ["healthy", "ill"])
+    positive = run.metrics["test"]["positive"]
+    top = first_screen(page(run))
+    assert f"sensitivity {positive['sensitivity']:.3f}" in top and "<b>ill</b>" in top
+    assert f"positive predictive value {positive['ppv']:.3f}" in top
+
+
+def test_depths_tell_when_they_trained(tmp_path):
+    text = page(build_run(tmp_path, ["a", "b"]))
+    assert re.search(r">2</th><td[^>]*>fc</td>.*?1–3</td>", text)
+    assert re.search(r">0</th><td[^>]*>conv1 bn1</td>.*?2–3</td>", text)
+
+
+def test_the_worst_mistakes_are_the_surest_wrong_answers(tmp_path):
+    run = build_run(tmp_path, list("abc"))
+    found = Predictions.load(run.predictions_path("test"))
+    odds = found.probabilities
+    wrong = [i for i in range(len(found)) if odds[i].argmax() != found.labels[i]]
+    wrong.sort(key=lambda i: -odds[i].max())
+    assert [m["id"] for m in find_mistakes(found, count=5)] == [found.ids[i] for i in wrong[:5]]
+    asked = []
+
+    def read(sample_id):
+        asked.append(sample_id)
+        if len(asked) == 2:
+            raise DataError("gone")
+        return np.zeros((300, 200, len(asked) % 2 * 2 + 1), np.uint8)
+
+    text = page(run, read_picture=read)
+    assert asked == [found.ids[i] for i in wrong[:12]]
+    assert text.count("data:image/jpeg") == len(asked) - 1
+
+
+def test_several_labels_have_their_mistakes_too(tmp_path):
+    run = build_run(tmp_path, list("abc"), multi=True)
+    write_figures(run.path)
+    found = Predictions.load(run.predictions_path("test"))
+    worst = find_mistakes(found, count=3)
+    for mistake in worst:
+        row = found.ids.index(mistake["id"])
+        name = mistake["true"].removeprefix("not ")
+        assert found.labels[row, "abc".index(name)] == (mistake["true"] == name)
+    assert "Average precision" in first_screen(page(run))
+
+
+def test_a_run_without_results_says_how_to_continue(tmp_path):
+    run = build_run(tmp_path, ["a", "b"])
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "environment.json").unlink()
+    assert "finetune resume" in page(run)
+
+
+def test_how_to_repeat_it(tmp_path):
+    text = page(build_run(tmp_path, ["a", "b"]))
+    for told in ("recipe=medical data.root=pictures", "finetune evaluate", "ab12", "apache-2.0",
+                 "torch 2.14", "f00"):
+        assert told in text
