@@ -130,7 +130,7 @@ def _dress_matrix(axes: Axes, columns: Sequence[str], font: float, title: str) -
     axes.set_title(title)
     axes.tick_params(length=0, labelsize=font)
     axes.spines[:].set_visible(False)
-    if len(columns) > 5 or max(map(len, columns)) > 9:
+    if len(columns) > 5 or max(map(len, columns), default=0) > 9:
         for label in axes.get_xticklabels():
             label.set(rotation=90 if len(columns) > 12 else 45, rotation_mode="anchor",
                       ha="right", va="center" if len(columns) > 12 else "top")
