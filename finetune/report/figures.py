@@ -6,6 +6,7 @@ Drawn from the run directory alone; the test part when there is one, else valida
 import csv
 import functools
 import io
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def write_batch_figure(path: Path, images: Sequence[np.ndarray], titles: Sequenc
 def _style(families: Sequence[str]) -> Iterator[None]:
     """Our look and fonts while drawing; matplotlib's own settings come back afterwards."""
     fonts = {"font.family": list(families)} if families else {}
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # weights that lack
     with mpl.rc_context({**STYLE, **fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         warnings.filterwarnings("ignore", message="constrained_layout", category=UserWarning)
@@ -146,9 +148,9 @@ def _write_matrices(folder: Path, predictions: Predictions, labels: Sequence[str
         _write_counts(folder, matrix, names, labels, part)
         return
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    for stem, values, what in (("confusion_matrix", matrix, "pictures"),
+    for stem, values, what in (("confusion_matrix", matrix, "counts"),
                                ("confusion_matrix_normalised", shares, "share of the true class")):
-        _save(draw_matrix(values, labels, title=f"Confusion matrix, {what}\n{part}"), folder / stem)
+        _save(draw_matrix(values, labels, title=f"Confusion matrix\n{what}\n{part}"), folder / stem)
         _save_table(folder / f"{stem}.csv", ["true \\ predicted", *names],
                     [[name, *row] for name, row in zip(names, values.tolist(), strict=True)])
 
@@ -158,7 +160,7 @@ def _write_counts(folder: Path, matrix: np.ndarray, names: Sequence[str], labels
     """Multi-label: (K, 2, 2) as four columns."""
     columns = ["true negative", "false positive", "false negative", "true positive"]
     shares = matrix / np.maximum(matrix.sum(axis=2, keepdims=True), 1)
-    for stem, values, what in (("confusion_matrix", matrix, "pictures"),
+    for stem, values, what in (("confusion_matrix", matrix, "counts"),
                                ("confusion_matrix_normalised", shares, "share of the truth")):
         table = values.reshape(-1, 4)
         _save(draw_counts(table, labels, columns, title=f"Answers by class, {what}\n{part}"),
