@@ -148,8 +148,9 @@ def _write_matrices(folder: Path, predictions: Predictions, labels: Sequence[str
         _write_counts(folder, matrix, names, labels, part)
         return
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    for stem, values, what in (("confusion_matrix", matrix, "counts"),
-                               ("confusion_matrix_normalised", shares, "percent of the true class")):
+    for stem, values, what in (
+            ("confusion_matrix", matrix, "counts"),
+            ("confusion_matrix_normalised", shares, "percent of each true class")):
         _save(draw_matrix(values, labels, title=f"Confusion matrix\n{what}\n{part}"), folder / stem)
         _save_table(folder / f"{stem}.csv", ["true \\ predicted", *names],
                     [[name, *row] for name, row in zip(names, values.tolist(), strict=True)])
