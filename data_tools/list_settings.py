@@ -1,25 +1,91 @@
-"""Print docs/configuration.md from the schema: every key, type, default and its comment.
+"""Print docs/configuration.md from the schema: every key, its type, default and comment.
 
 python data_tools/list_settings.py > docs/configuration.md
 """
 
 import inspect
 import sys
+import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from finetune.config import Config
+from finetune.config import Config, Phase
 
 HEAD = """# Settings
 
-Every setting is `key=value` on the command line, a line in a recipe, or a key of
-`finetune.fit(recipe, {key: value})`. The order of precedence is: these defaults, the recipe, what a
-rehearsal replaces, what you type. `null` unsets a value. Text (paths, regular expressions, notes)
-is taken literally after the first `=`; quote it for your shell only. This page is written by
-`python data_tools/list_settings.py`.
+This page is written by `python data_tools/list_settings.py > docs/configuration.md`.
+
+A setting is a word `key=value` on the command line, a line in a recipe, or an entry of
+`finetune.fit(recipe, {key: value})`. A later source wins: these defaults, the recipe, what a
+[rehearsal](recipes.md#rehearsals) replaces, what you type. `python -m finetune keys` prints all of
+them as YAML. A mistake in a key or a value is exit code 2, with the nearest name; all mistakes are
+told at once.
+
+## How values are written
+
+- **null** unsets a setting, also one of a recipe: `model.weights=null`.
+- **Text** is taken as it stands after the first `=`: spaces, commas, brackets, `=`, `?` and
+  umlauts need no quotes of ours, only those that your shell asks for. A path may begin with `~`.
+  A relative path starts at the folder in which you type the command; `data.splits_file` is
+  looked for below `data.root` first, `data.labels_file` only there.
+- **Lists** are written `tracking.tags=[first,second]`, **mappings**
+  `optimizer.stage_lrs={layer3:1e-5,layer4:1e-4}`, both in quotes for most shells.
+- **Shares** (`..._fraction`) scale with the epochs or the pictures that there are.
+- One value for each setting: studies over several values (`-m`) are not in this version.
 """
+
+TAIL = """## Keys that belong together
+
+Each of these is refused (exit code 2):
+
+- a key that chooses or describes data without `data.root`: a rehearsal takes no data of its own;
+- `freezing.policy=below` without `freezing.below`, `freezing.policy=phases` without
+  `freezing.phases`, and either of the two with another policy;
+- `data.duplicates=allow` without `data.waiver`, and the other way round;
+- `data.labels_file` with `data.format=folders` or `data.format=npz`.
+
+## Environment variables
+
+| variable | meaning |
+|---|---|
+| `FINETUNE_RECIPE_PATH` | folders with recipes of your own; they go before the program's |
+| `FINETUNE_CACHE` | where facts about pictures are kept; unset: `~/.cache/finetune` |
+| `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `TORCH_HOME` | weights: as in huggingface_hub, torch |
+| `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`, `WANDB_RUN_GROUP` | for unset `tracking.*` |
+| `WANDB_API_KEY`, `WANDB_BASE_URL` | key and server for `tracking.mode=online` |
+| `WORLD_SIZE` | above 1: refused, this version trains in one process |
+| `FINETUNE_TEST_DATA` | tests only, see [contributing](../CONTRIBUTING.md) |
+"""
+
+# What the one-line comments of the schema have no room for.
+MORE = {
+    "recipe": "typed as `recipe=NAME` or `recipe=FILE.yaml`; see [recipes](recipes.md)",
+    "device": "auto takes CUDA, else MPS, else the CPU",
+    "output_dir": "made where it is missing",
+    "data.root": "see [formats](data.md#formats)",
+    "data.group_from": "or the whole match, where it has none; every path has to match",
+    "data.channels": "see [channels](data.md#channels)",
+    "data.resize": "see [resizing](data.md#resizing)",
+    "data.workers": "two less than the cores, at most 8",
+    "data.sampling": "balanced draws with replacement, all classes equally often",
+    "data.unreadable": "see [unreadable pictures](data.md#unreadable-pictures)",
+    "data.split": "see [splits](data.md#splits)",
+    "data.duplicates": "see [identical pictures](data.md#identical-pictures)",
+    "model.weights": "see [weights](method.md#weights)",
+    "model.head": "mlp has one hidden layer, as wide as the features, at most 512",
+    "freezing.policy": "see [freezing](method.md#freezing)",
+    "depths": "see [depth](method.md#depth)",
+    "optimizer.stage_lrs": "goes before layer_decay",
+    "schedule.name": "see [schedules](method.md#schedules)",
+    "schedule.restart": "a phase of `freezing.phases` counts as a change",
+    "training.select_metric": "see [choosing](method.md#choosing-the-epoch)",
+    "training.ema_decay": "averaged weights are measured and kept; unset: none",
+    "training.class_weights": "balanced: every class counts alike in the loss",
+    "training.precision": "bf16 by autocast; weights stay fp32",
+    "tracking.pictures": "the worst mistakes, with hashed names",
+}
 
 
 def main() -> int:
@@ -33,11 +99,11 @@ def render() -> str:
     lines = [HEAD]
     for title, prefix, schema in sections():
         lines += [f"## {title}", "", (schema.__doc__ or "").strip(), "",
-                  "| key | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{prefix}{name}` | `{default}` | {meaning} |"
-                  for name, default, meaning in rows(schema)]
+                  "| key | type | default | meaning |", "|---|---|---|---|"]
+        lines += [f"| `{prefix}{name}` | {kind} | `{default}` | {meaning} |"
+                  for name, kind, default, meaning in rows(schema, prefix)]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, TAIL])
 
 
 def sections() -> Iterator[tuple[str, str, type]]:
@@ -46,17 +112,20 @@ def sections() -> Iterator[tuple[str, str, type]]:
     for each in fields(Config):
         if is_dataclass(each.type) and isinstance(each.type, type):
             yield each.name, f"{each.name}.", each.type
+            if each.name == "freezing":
+                yield "An entry of freezing.phases", "", Phase
 
 
-def rows(schema: type) -> Iterator[tuple[str, str, str]]:
-    """Name, default and meaning of the plain keys of one dataclass."""
+def rows(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and meaning of the plain keys of one dataclass."""
     told = comments(schema)
     own: Any = schema()
     for each in fields(schema):
         if not is_dataclass(each.type):
-            kinds = [str(m) for m in choices(each.type)]
-            words = "; ".join(t for t in (told.get(each.name, ""), ", ".join(kinds)) if t)
-            yield each.name, shown(getattr(own, each.name)), words.replace("|", "\\|")
+            parts = [told.get(each.name) or described(each.type), MORE.get(prefix + each.name)]
+            meaning = "; ".join(part for part in parts if part)
+            yield (each.name, kind_of(each.type), shown(getattr(own, each.name)),
+                   meaning.replace("|", "\\|"))
 
 
 def comments(schema: type) -> dict[str, str]:
@@ -68,12 +137,38 @@ def comments(schema: type) -> dict[str, str]:
     return found
 
 
-def choices(kind: Any) -> list[str]:
-    """The values of an enumeration, also of an optional one."""
-    for each in (kind, *getattr(kind, "__args__", ())):
+def described(kind: Any) -> str:
+    """What an enumeration says of itself, for fields without a comment."""
+    found = enumeration(kind)
+    text = inspect.getdoc(found) if found else None
+    return (text or "").split("\n")[0].rstrip(".")
+
+
+def enumeration(kind: Any) -> type[Enum] | None:
+    """The enumeration that a type is, also an optional one."""
+    for each in (kind, *get_args(kind)):
         if isinstance(each, type) and issubclass(each, Enum):
-            return [member.value for member in each]
-    return []
+            return each
+    return None
+
+
+def kind_of(kind: Any) -> str:
+    """A type in words.
+
+    >>> kind_of(int | None), kind_of(list[str])
+    ('whole number or null', 'list of texts')
+    """
+    if isinstance(kind, types.UnionType):
+        return " or ".join(kind_of(each) for each in get_args(kind))
+    if get_origin(kind) is dict:
+        return "mapping of texts to numbers"
+    if get_origin(kind) is list:
+        return "list of texts" if get_args(kind) == (str,) else "list of mappings"
+    found = enumeration(kind)
+    if found:
+        return ", ".join(f"`{member.value}`" for member in found)
+    return {int: "whole number", float: "number", bool: "true or false", str: "text",
+            type(None): "null"}[kind]
 
 
 def shown(value: Any) -> str:

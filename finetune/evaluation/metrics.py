@@ -102,7 +102,7 @@ def _single_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec
         "classification_report": _report(labels, predicted, spec),
     }
     if spec.is_binary:
-        result["positive"] = _positive(per_class, spec)
+        result["positive"] = _positive(matrix, spec)
     return result
 
 
@@ -196,13 +196,17 @@ def _per_class(truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarr
             for i, name in enumerate(spec.class_names)}
 
 
-def _positive(per_class: dict[str, Metrics], spec: LabelSpec) -> Metrics:
-    """What a diagnostic study reports, for the positive of two classes."""
+def _positive(matrix: np.ndarray, spec: LabelSpec) -> Metrics:
+    """What a diagnostic study reports, for the positive of two classes; undefined is ``None``."""
     name = spec.positive_class or spec.class_names[-1]
-    other = next(c for c in spec.class_names if c != name)
-    return {"class": name, "sensitivity": per_class[name]["recall"],
-            "specificity": per_class[name]["specificity"],
-            "ppv": per_class[name]["precision"], "npv": per_class[other]["precision"]}
+    place = spec.class_names.index(name)
+    (tn, fp), (fn, tp) = (matrix if place == 1 else matrix[::-1, ::-1]).tolist()
+    return {"class": name, "sensitivity": _share(tp, tp + fn), "specificity": _share(tn, tn + fp),
+            "ppv": _share(tp, tp + fp), "npv": _share(tn, tn + fn)}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _report(labels: np.ndarray, predicted: np.ndarray, spec: LabelSpec) -> str:
@@ -232,9 +236,15 @@ def _multi_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec)
         "class_names": list(spec.class_names),
         "confusion_matrix": [confusion_counts(labels[:, i], predicted[:, i]).tolist()
                              for i in range(spec.output_width)],
-        "classification_report": str(reference.classification_report(
-            truth, predicted, digits=3, zero_division=0, target_names=list(spec.class_names))),
+        "classification_report": _set_report(truth, predicted, spec),
     }
+
+
+def _set_report(truth: np.ndarray, predicted: np.ndarray, spec: LabelSpec) -> str:
+    """scikit-learn's report; it takes one column for two classes, so its positive is named."""
+    one: dict[str, Any] = {"labels": [True]} if spec.output_width == 1 else {}
+    return str(reference.classification_report(
+        truth, predicted, digits=3, zero_division=0, target_names=list(spec.class_names), **one))
 
 
 def _set_agreement(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray) -> Metrics:

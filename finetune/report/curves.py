@@ -18,12 +18,14 @@ class Curve:
 
     Attributes:
         name: The class, in full.
-        label: What the legend says.
+        label: What the legend says; the area stands first, since matplotlib leaves out labels
+            that begin with an underscore.
         x: (P,) false positive rate or recall.
         y: (P,) true positive rate or precision.
         thresholds: (P,) probability from which a picture counts as positive; NaN at the end
             point that belongs to no threshold.
         area: Area under the curve or average precision.
+        steps: ``y`` is constant from one point's ``x`` to the next, not a line between them.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Curve:
     y: np.ndarray
     thresholds: np.ndarray
     area: float
+    steps: bool = False
 
 
 def targets(predictions: Predictions) -> np.ndarray:
@@ -43,20 +46,19 @@ def targets(predictions: Predictions) -> np.ndarray:
 
 def roc_curves(predictions: Predictions, labels: Sequence[str]) -> list[Curve]:
     """ROC curve of every class with positives and negatives; of two classes, the positive one."""
-    return _curves(predictions, labels, _roc, need_negatives=True)
+    return _curves(predictions, labels, _roc, steps=False)
 
 
 def precision_recall_curves(predictions: Predictions, labels: Sequence[str]) -> list[Curve]:
     """Precision-recall curve of every class that occurs; of two classes, the positive one."""
-    return _curves(predictions, labels, _precision_recall, need_negatives=False)
+    return _curves(predictions, labels, _precision_recall, steps=True)
 
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray, float]
 
 
 def _curves(predictions: Predictions, labels: Sequence[str],
-            points: Callable[[np.ndarray, np.ndarray], Points], *,
-            need_negatives: bool) -> list[Curve]:
+            points: Callable[[np.ndarray, np.ndarray], Points], *, steps: bool) -> list[Curve]:
     spec, truth = predictions.label_spec, targets(predictions)
     probabilities = predictions.probabilities
     classes = range(spec.output_width)
@@ -66,11 +68,11 @@ def _curves(predictions: Predictions, labels: Sequence[str],
     for index in classes:
         known = ~np.isnan(truth[:, index])
         positive, scores = truth[known, index], probabilities[known, index]
-        if not positive.any() or (need_negatives and positive.all()):
+        if not positive.any() or (positive.all() and not steps):
             continue
         x, y, thresholds, area = points(positive, scores)
-        found.append(Curve(spec.class_names[index], f"{labels[index]}  {area:.3f}", x, y,
-                           thresholds, area))
+        found.append(Curve(spec.class_names[index], f"{area:.3f}  {labels[index]}", x, y,
+                           thresholds, area, steps))
     return found
 
 
@@ -95,7 +97,16 @@ def mean_curve(curves: Sequence[Curve], *, label: str) -> Curve | None:
     if len(curves) < 2:
         return None
     grid = np.linspace(0, 1, 201)
-    heights = np.mean([np.interp(grid, c.x, c.y) for c in curves], axis=0)
-    area = float(np.mean([c.area for c in curves]))
-    first = replace(curves[0], name="mean of classes", label=f"{label}  {area:.3f}", area=area)
-    return replace(first, x=grid, y=heights, thresholds=np.full(201, np.nan))
+    heights = np.mean([_heights(curve, grid) for curve in curves], axis=0)
+    start = float(np.mean([curve.y[0] for curve in curves]))
+    area = float(np.mean([curve.area for curve in curves]))
+    first = replace(curves[0], name="mean of classes", label=f"{area:.3f}  {label}", area=area)
+    return replace(first, x=np.append(0, grid), y=np.append(start, heights),
+                   thresholds=np.full(202, np.nan))
+
+
+def _heights(curve: Curve, grid: np.ndarray) -> np.ndarray:
+    """The curve's y at each x of a grid."""
+    if curve.steps:
+        return np.asarray(curve.y[np.searchsorted(curve.x, grid)])
+    return np.asarray(np.interp(grid, curve.x, curve.y))

@@ -7,13 +7,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetune.report.curves import Curve
 
-__all__ = ["STYLE", "draw_classes", "draw_counts", "draw_history", "draw_matrix", "draw_sheet"]
+__all__ = ["METRIC_TITLES", "STYLE", "Axis", "draw_classes", "draw_counts", "draw_history",
+           "draw_matrix", "draw_sheet"]
+
+METRIC_TITLES = {
+    "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1",
+    "average_precision": "Average precision", "roc_auc": "ROC-AUC", "micro_f1": "Micro F1",
+    "cohen_kappa": "Cohen's kappa", "mcc": "Matthews correlation",
+    "top_3_accuracy": "Top-3 accuracy", "log_loss": "Log loss", "brier": "Brier score",
+    "ece": "Expected calibration error",
+}
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#e69f00", "#7f3c8d",
            "#666666", "#1b3a4b"]  # told apart by colour-blind readers as far as ten can be
@@ -25,7 +35,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 9, "figure.facecolor": "white", "text.parse_math": False,
     "svg.fonttype": "path", "svg.hashsalt": "finetune", "savefig.dpi": 150,
 }
-NUMBERS_UP_TO, NAMES_UP_TO = 20, 10
+ZEROS_UP_TO, NUMBERS_UP_TO, NAMES_UP_TO = 20, 60, 10
 
 
 def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int | None) -> Figure:
@@ -41,14 +51,14 @@ def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int 
     _lines(left, history, {"train": "train_loss", "validation": _loss_key(history)}, metric)
     names = [metric, "accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc"]
     shown = [n for n in dict.fromkeys(names) if _has(history, n)][:4]
-    _lines(right, history, {n.replace("_", " "): n for n in shown}, metric)
+    _lines(right, history, {METRIC_TITLES.get(n, n): n for n in shown}, metric)
     for axes, title in ((left, "Loss"), (right, "Metrics on validation")):
         axes.set_title(title, pad=30)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
         _mark_epochs(axes, history, chosen)
-        axes.legend(loc="best")
+        axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
 
@@ -101,29 +111,50 @@ def _note(axes: Axes, epoch: float, text: str, *, row: int) -> None:
 
 def _matrix_size(count: int) -> tuple[float, float]:
     """Inches of a square matrix of ``count`` classes, and its font size in points."""
-    return (min(9.6, 3.4 + 0.32 * count), 10 if count <= 12 else 8.5 if count <= 24 else 6.5)
+    return (min(11.5, 3.4 + 0.32 * count), 10 if count <= 12 else 8.5 if count <= 24 else 6.5)
 
 
 def draw_matrix(matrix: np.ndarray, labels: Sequence[str], *, title: str) -> Figure:
-    """A confusion matrix of (K, K): counts, or shares of each row when it holds floats.
+    """A confusion matrix of (K, K): counts, or percent of each row when it holds floats (shares).
 
-    Up to 20 classes the numbers stand in the cells; with more, colour and CSV tell them.
+    Up to 60 classes the numbers stand in the cells, from 21 without zeros; above, colour and CSV
+    tell them. From 21 classes colour follows the square root, so that one picture among many is
+    seen.
     """
-    shares = np.issubdtype(matrix.dtype, np.floating)
-    side, font = _matrix_size(len(labels))
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    count = len(labels)
+    side, font = _matrix_size(count)
+    values, top = _in_percent(matrix)
+    figure = Figure(figsize=(side + 0.2, side), layout="constrained")
     axes = figure.subplots()
-    display = ConfusionMatrixDisplay(matrix, display_labels=labels)
-    many = len(labels) > NUMBERS_UP_TO
-    display.plot(ax=axes, cmap="Blues", include_values=not many, colorbar=False,
-                 values_format=".2f" if shares else "d",
-                 im_kw={"vmin": 0, **({"vmax": 1} if shares else {})},
-                 text_kw={} if many else {"fontsize": font if len(labels) < 12 else 7})
-    figure.colorbar(display.im_, ax=axes, shrink=0.6, pad=0.02).outline.set_visible(False)
+    scale = PowerNorm(0.5 if count > ZEROS_UP_TO else 1, vmin=0, vmax=top)
+    display = ConfusionMatrixDisplay(values, display_labels=labels)
+    display.plot(ax=axes, cmap="Blues", include_values=False, colorbar=False,
+                 im_kw={"norm": scale})
+    if count <= NUMBERS_UP_TO:
+        font_inside = font if count < 12 else 7 if count <= 30 else 5.5
+        _write_cells(axes, values, scale(values), font_inside, zeros=count <= ZEROS_UP_TO)
+    else:
+        figure.colorbar(display.im_, ax=axes, shrink=0.6, pad=0.02).outline.set_visible(False)
     _dress_matrix(axes, labels, font, title)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return figure
+
+
+def _in_percent(matrix: np.ndarray) -> tuple[np.ndarray, float]:
+    """Whole numbers to show, and that of the darkest colour; shares become percent."""
+    if np.issubdtype(matrix.dtype, np.floating):
+        return (100 * matrix).round().astype(int), 100
+    return matrix, max(1, int(matrix.max()))
+
+
+def _write_cells(axes: Axes, values: np.ndarray, darkness: np.ndarray, font: float, *,
+                 zeros: bool) -> None:
+    """Each number in its cell, white where ``darkness`` (0..1) is above a half."""
+    for (row, column), value in np.ndenumerate(values):
+        if value or zeros:
+            axes.text(column, row, f"{value}", ha="center", va="center", fontsize=font,
+                      color="white" if darkness[row, column] > 0.5 else "#222222")
 
 
 def _dress_matrix(axes: Axes, columns: Sequence[str], font: float, title: str) -> None:
@@ -138,30 +169,30 @@ def _dress_matrix(axes: Axes, columns: Sequence[str], font: float, title: str) -
 
 def draw_counts(table: np.ndarray, labels: Sequence[str], columns: Sequence[str], *,
                 title: str) -> Figure:
-    """A row of numbers (K, columns) for each class, coloured by each row's shares."""
-    side, font = _matrix_size(len(labels))
-    figure = Figure(figsize=(6.4, max(2.4, 0.62 * side + 0.6)), layout="constrained")
+    """A row of counts (K, columns) for each class, coloured by its shares of the row.
+
+    Floats are shares and shown in percent.
+    """
+    font = _matrix_size(len(labels))[1]
+    figure = Figure(figsize=(6.4, 1.2 + 0.24 * max(len(labels), 3)), layout="constrained")
     axes = figure.subplots()
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    counts = not np.issubdtype(table.dtype, np.floating)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1) if counts else table
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(labels)), labels)
-    whole = np.issubdtype(table.dtype, np.integer)
-    for (row, column), value in np.ndenumerate(table):
-        axes.text(column, row, f"{value}" if whole else f"{value:.2f}", ha="center", va="center",
-                  fontsize=min(font, 9), color="white" if shares[row, column] > 0.5 else "#222222")
+    _write_cells(axes, _in_percent(table)[0], shares, min(font, 9), zeros=True)
     _dress_matrix(axes, [], font, title)
     return figure
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Titles of a plot of curves, and where its legend lies in the way least."""
+    """Titles of a plot of curves."""
 
     title: str
     x: str
     y: str
-    legend: str
 
 
 def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
@@ -174,27 +205,33 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
         text: Title and axes.
         diagonal: Draw the line of chance.
     """
-    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
-    axes = figure.subplots()
     few = len(curves) <= NAMES_UP_TO
+    entries = (len(curves) if few else 0) + (mean is not None)
+    figure = Figure(figsize=(5.6, 5.4 + 0.19 * entries), layout="constrained")
+    axes = figure.subplots()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle=":")
     for place, curve in enumerate(curves):
         how: dict[str, Any] = {"color": "#0072b2", "linewidth": 0.8, "alpha": 0.25}
         if few:
             how = {"color": COLOURS[place], "linewidth": 1.6, "label": curve.label}
-        axes.plot(*_thinned(curve), **how)
+        _draw_curve(axes, curve, **how)
     if mean is not None:
-        axes.plot(mean.x, mean.y, color="black", linewidth=2, linestyle="--" if few else "-",
-                  label=mean.label)
+        _draw_curve(axes, mean, color="black", linewidth=2, linestyle="--" if few else "-",
+                    label=mean.label)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=text.x, ylabel=text.y, aspect="equal")
     axes.set_title(text.title)
     axes.grid(True)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=text.legend, fontsize=8.5)
+    if entries:
+        figure.legend(loc="outside lower left", fontsize=9)
     else:
         axes.text(0.5, 0.5, "not defined: needs pictures\nof at least two classes", ha="center")
     return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, **how: Any) -> None:
+    """Precision is constant between two recalls; its steps enclose the average precision."""
+    axes.plot(*_thinned(curve), drawstyle="steps-pre" if curve.steps else "default", **how)
 
 
 def _thinned(curve: Curve, *, points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +244,7 @@ def _thinned(curve: Curve, *, points: int = 1000) -> tuple[np.ndarray, np.ndarra
 
 def draw_sheet(images: Sequence[np.ndarray], titles: Sequence[str], *, title: str) -> Figure:
     """Pictures in rows with a short title above each."""
-    columns = min(8, max(1, math.ceil(math.sqrt(len(images) * 1.2))))
+    columns = min(8, max(1, math.ceil(math.sqrt(len(images)))))
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.7 * columns + 0.2, 1.95 * rows + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")

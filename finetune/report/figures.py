@@ -148,8 +148,9 @@ def _write_matrices(folder: Path, predictions: Predictions, labels: Sequence[str
         _write_counts(folder, matrix, names, labels, part)
         return
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    for stem, values, what in (("confusion_matrix", matrix, "counts"),
-                               ("confusion_matrix_normalised", shares, "share of the true class")):
+    for stem, values, what in (
+            ("confusion_matrix", matrix, "counts"),
+            ("confusion_matrix_normalised", shares, "percent of each true class")):
         _save(draw_matrix(values, labels, title=f"Confusion matrix\n{what}\n{part}"), folder / stem)
         _save_table(folder / f"{stem}.csv", ["true \\ predicted", *names],
                     [[name, *row] for name, row in zip(names, values.tolist(), strict=True)])
@@ -161,7 +162,7 @@ def _write_counts(folder: Path, matrix: np.ndarray, names: Sequence[str], labels
     columns = ["true negative", "false positive", "false negative", "true positive"]
     shares = matrix / np.maximum(matrix.sum(axis=2, keepdims=True), 1)
     for stem, values, what in (("confusion_matrix", matrix, "counts"),
-                               ("confusion_matrix_normalised", shares, "share of the truth")):
+                               ("confusion_matrix_normalised", shares, "percent of the truth")):
         table = values.reshape(-1, 4)
         _save(draw_counts(table, labels, columns, title=f"Answers by class, {what}\n{part}"),
               folder / stem)
@@ -174,12 +175,12 @@ def _write_classes(folder: Path, predictions: Predictions, labels: Sequence[str]
     roc = roc_curves(predictions, labels)
     _save(draw_classes(roc, mean_curve(roc, label="mean of classes"), Axis(
         f"ROC curve, area under it\n{part}", "false positive rate (1 - specificity)",
-        "true positive rate (sensitivity)", "lower right"), diagonal=True), folder / "roc")
+        "true positive rate (sensitivity)"), diagonal=True), folder / "roc")
     _save_curves(folder / "roc.csv", roc, "false_positive_rate", "true_positive_rate")
     precision = precision_recall_curves(predictions, labels)
     _save(draw_classes(precision, mean_curve(precision, label="mean of classes"), Axis(
         f"Precision and recall, average precision\n{part}", "recall (sensitivity)",
-        "precision (positive predictive value)", "lower left"), diagonal=False),
+        "precision (positive predictive value)"), diagonal=False),
         folder / "precision_recall")
     _save_curves(folder / "precision_recall.csv", precision, "recall", "precision")
 

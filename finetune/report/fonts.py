@@ -2,6 +2,7 @@
 
 import functools
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from matplotlib import font_manager, ft2font
@@ -15,7 +16,8 @@ def drawable(names: Sequence[str], *, longest: int = 28) -> tuple[list[str], lis
     """Labels that can be drawn, the font families for them, and warnings.
 
     A name for which no installed font has all characters becomes ``class 3`` (its place in
-    ``names``); one warning tells which names and what to install.
+    ``names``); one warning tells which names and what to install. Long names are cut in their
+    middle; those that would look the same then begin with their place.
 
     >>> drawable(["cat", "dog"])
     (['cat', 'dog'], ['DejaVu Sans'], [])
@@ -25,6 +27,9 @@ def drawable(names: Sequence[str], *, longest: int = 28) -> tuple[list[str], lis
     hidden = [i for i, name in enumerate(visible) if not name or missing & set(name)]
     labels = [f"class {i}" if i in hidden else shorten(name, longest)
               for i, name in enumerate(visible)]
+    counts = Counter(labels)
+    labels = [label if counts[label] == 1 else shorten(f"{i}: {visible[i]}", longest)
+              for i, label in enumerate(labels)]
     return labels, families, _warning(names, hidden, missing) if hidden else []
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import re
+import shlex
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -10,24 +12,25 @@ from typing import Any
 import jinja2
 import numpy as np
 import yaml
+from markupsafe import Markup
 from PIL import Image
 
 from finetune.errors import DataError
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
+from finetune.report.drawing import METRIC_TITLES
 from finetune.report.figures import FIGURES, reported_part
-from finetune.report.mistakes import find_mistakes
+from finetune.report.mistakes import find_confusions, find_mistakes
 from finetune.run_directory import RunDirectory
 
 __all__ = ["write_report"]
 
 ReadPicture = Callable[[str], np.ndarray]
-HEADLINE = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy",
-            "macro_f1": "Macro F1", "average_precision": "Average precision",
-            "roc_auc": "ROC-AUC"}
-FURTHER = {"micro_f1": "Micro F1", "cohen_kappa": "Cohen's kappa", "mcc": "Matthews correlation",
-           "top_3_accuracy": "Top-3 accuracy", "log_loss": "Log loss", "brier": "Brier score",
-           "ece": "Expected calibration error"}
+HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc")
+SPLITS = {"provided": "as the data's own split has it",
+          "stratified": "every part with the same mix of classes",
+          "group": "no group in two parts"}
+SIDE_BY_SIDE = 12  # classes up to which two matrices stand beside each other
 PARTS = ("train", "val", "test")
 
 
@@ -48,12 +51,13 @@ def write_report(folder: Path, read_picture: ReadPicture | None = None) -> Path:
     part = next((p for p in ("test", "val") if p in metrics), None)
     values = metrics.get(part, {}) if part else {}
     page = _template().render(
-        name=folder.resolve().name, run=str(folder), environment=environment, part=part,
-        values=values, metrics=metrics, history=run.history, settings=_settings(folder),
-        headline=_shown(values, HEADLINE), further=_shown(values, FURTHER),
-        all_scalars={**HEADLINE, **FURTHER}, parts=_parts(environment),
+        name=folder.resolve().name, run=shlex.quote(str(folder)), environment=environment,
+        part=part, values=values, metrics=metrics, history=run.history,
+        settings=_settings(folder), titles=METRIC_TITLES, splits=SPLITS, parts=_parts(environment),
+        headline={METRIC_TITLES[key]: values[key] for key in HEADLINE if key in values},
+        per_class=_per_class(values), per_group=_per_class(values.get("groups", {})),
         depths=_depths(environment, run.history), figures=_figures(folder),
-        mistakes=_mistakes(run, read_picture))
+        **_wrong(run, values, read_picture))
     return write_text(folder / "report.html", page)
 
 
@@ -63,6 +67,7 @@ def _template() -> jinja2.Template:
                                      undefined=jinja2.ChainableUndefined)
     environment.filters["number"] = _number
     environment.filters["spans"] = _spans
+    environment.filters["breakable"] = _breakable
     return environment.from_string(source)
 
 
@@ -102,8 +107,34 @@ def _spans(numbers: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in ranges)
 
 
-def _shown(values: dict[str, Any], names: dict[str, str]) -> dict[str, float | None]:
-    return {title: values[key] for key, title in names.items() if key in values}
+def _breakable(text: str) -> Markup:
+    """The text, escaped, that a browser may wrap where a name's words end.
+
+    >>> _breakable("a_b<")
+    Markup('a_<wbr>b&lt;')
+    """
+    words = re.split(r"(?<=[/_-])(?=.)", text)
+    return Markup("<wbr>").join(words)
+
+
+def _per_class(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The numbers of each class, None where nothing was there to measure them on.
+
+    metrics.json has 0 there, by scikit-learn's convention; a reader would take that for a failure.
+    """
+    found = {}
+    for place, (name, row) in enumerate(values.get("per_class", {}).items()):
+        answered = _answered(values["confusion_matrix"], place)
+        lacking = {"precision": not answered, "recall": not row["support"],
+                   "f1": not answered and not row["support"]}
+        found[name] = row | {key: None for key, lacks in lacking.items() if lacks}
+    return found
+
+
+def _answered(matrix: list[Any], place: int) -> int:
+    """For how many pictures a class was the answer; multi-label has a matrix for each class."""
+    multi = isinstance(matrix[0][0], list)
+    return sum(row[1] for row in matrix[place]) if multi else sum(row[place] for row in matrix)
 
 
 def _parts(environment: dict[str, Any]) -> list[str]:
@@ -136,15 +167,21 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _mistakes(run: RunDirectory, read_picture: ReadPicture | None) -> list[dict[str, Any]]:
+def _wrong(run: RunDirectory, values: dict[str, Any],
+           read_picture: ReadPicture | None) -> dict[str, Any]:
+    """The worst mistakes and, for so many classes that a matrix is hard to read, confusions."""
     part = reported_part(run)
-    if part is None:
-        return []
-    found = find_mistakes(Predictions.load(run.predictions_path(part)), count=12)
-    return [{**mistake, "picture": _thumbnail(mistake["id"], read_picture)} for mistake in found]
+    found = [] if part is None else find_mistakes(Predictions.load(run.predictions_path(part)),
+                                                  count=12)
+    pictures = [{**mistake, "picture": _thumbnail(mistake["id"], read_picture)}
+                for mistake in found]
+    single = "balanced_accuracy" in values
+    many = len(values.get("class_names", [])) > SIDE_BY_SIDE
+    return {"mistakes": pictures, "side_by_side": not (single and many),
+            "confusions": find_confusions(values, count=12) if single and many else []}
 
 
-def _thumbnail(sample_id: str, read_picture: ReadPicture | None, *, side: int = 128) -> str | None:
+def _thumbnail(sample_id: str, read_picture: ReadPicture | None, *, side: int = 256) -> str | None:
     """A JPEG of at most ``side`` pixels as data URI; None when the picture can't be had."""
     if read_picture is None:
         return None
@@ -155,5 +192,5 @@ def _thumbnail(sample_id: str, read_picture: ReadPicture | None, *, side: int = 
     seen = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
     picture, stream = Image.fromarray(seen), io.BytesIO()
     picture.thumbnail((side, side))
-    picture.save(stream, "JPEG", quality=85)
+    picture.save(stream, "JPEG", quality=90)
     return _uri(stream.getvalue(), "image/jpeg")

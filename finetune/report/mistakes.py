@@ -7,7 +7,7 @@ import numpy as np
 from finetune.evaluation.predictions import Predictions
 from finetune.specs import LabelKind
 
-__all__ = ["find_mistakes"]
+__all__ = ["find_confusions", "find_mistakes"]
 
 
 def find_mistakes(predictions: Predictions, *, count: int) -> list[dict[str, Any]]:
@@ -23,6 +23,23 @@ def find_mistakes(predictions: Predictions, *, count: int) -> list[dict[str, Any
     return [{"id": predictions.ids[rows[i]], "true": told[i][0], "predicted": told[i][1],
              "probability": float(surety[i]), "group": groups[rows[i]] if groups else None}
             for i in worst]
+
+
+def find_confusions(values: dict[str, Any], *, count: int) -> list[dict[str, Any]]:
+    """The most frequent confusions of single labels, the commonest first.
+
+    Each has ``true``, ``predicted``, ``count`` and ``share`` (of the true class's pictures).
+
+    Args:
+        values: Metrics of one part.
+        count: At most so many.
+    """
+    names, matrix = values["class_names"], np.array(values["confusion_matrix"])
+    wrong = matrix - np.diag(matrix.diagonal())
+    places = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(place), len(names)) for place in places]
+    return [{"true": names[t], "predicted": names[p], "count": int(wrong[t, p]),
+             "share": float(wrong[t, p] / matrix[t].sum())} for t, p in pairs if wrong[t, p]]
 
 
 Wrong = tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]
