@@ -11,6 +11,7 @@ from typing import Any
 import timm
 from torch import nn
 
+import finetune.models.registration  # noqa: F401  registers our networks with timm
 from finetune.errors import ConfigurationError, did_you_mean, first_of
 from finetune.models.heads import classifier_modules, replace_with_mlp
 from finetune.models.weights import WeightsReport, load_weights
