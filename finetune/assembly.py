@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune.config import Config, FreezingPolicy, NormStatistics, Unreadable
 from finetune.data.duplicates import DuplicatePolicy
+from finetune.data.picture_paths import near_folder
 from finetune.data.samples import Samples, read_samples, read_splits_file
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.splits import Split, SplitMethod, split_samples
@@ -82,15 +83,16 @@ def assemble_data(config: Config, root: str, *,
         DataError: Broken pictures, leaks, classes too small, and so on.
     """
     data = config.data
+    splits_file = None if data.splits_file is None else _splits_file(root, data.splits_file)
     samples = read_samples(
         root, format=data.format.value, labels_file=data.labels_file,
         path_column=data.path_column, label_column=data.label_column,
         label_separator=data.label_separator, split_column=data.split_column,
         group_column=data.group_column, group_from=data.group_from,
-        positive_class=data.positive_class)
+        positive_class=data.positive_class, splits_file=splits_file)
     warnings = list(samples.warnings)
-    if data.splits_file is not None:
-        samples, notes = read_splits_file(samples, _under(root, data.splits_file))
+    if splits_file is not None:
+        samples, notes = read_splits_file(samples, splits_file)
         warnings += notes
     facts = scan_pictures(samples.source, samples.ids, cache=cache_folder(), progress=progress,
                           threads=min(16, os.cpu_count() or 2))
@@ -108,10 +110,13 @@ def assemble_data(config: Config, root: str, *,
                 [*warnings, *notes, *split.warnings])
 
 
-def _under(root: str, name: str) -> Path:
-    path = Path(name)
+def _splits_file(root: str, name: str) -> Path:
     base = Path(root) if Path(root).is_dir() else Path(root).parent
-    return base / path if not path.is_absolute() and (base / path).exists() else path
+    path = base / name if (base / name).is_file() or not Path(name).is_file() else Path(name)
+    if not path.is_file() and base.is_dir():
+        raise DataError(f"data.splits_file={name} does not exist in {base}{near_folder(path)} nor "
+                        "in the current folder")
+    return path
 
 
 def _without_broken(samples: Samples, facts: list[PictureFacts], unreadable: Unreadable,
@@ -120,7 +125,8 @@ def _without_broken(samples: Samples, facts: list[PictureFacts], unreadable: Unr
     if broken and unreadable is Unreadable.fail:
         lines = "\n".join(f"  {samples.ids[i]}: {facts[i].error}" for i in broken)
         raise DataError(f"{len(broken)} of {len(facts)} pictures can't be read:\n{lines}\n"
-                        "Mend or remove them, or train without them: data.unreadable=skip")
+                        "Mend or remove them, or train without them: data.unreadable=skip",
+                        ways_out=("data.unreadable=skip",))
     good = [i for i, fact in enumerate(facts) if fact.error is None]
     if not good:
         raise DataError("none of the pictures can be read")
