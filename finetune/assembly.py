@@ -123,14 +123,21 @@ def _without_broken(samples: Samples, facts: list[PictureFacts], unreadable: Unr
                     ) -> tuple[Samples, list[PictureFacts], list[str]]:
     broken = [i for i, fact in enumerate(facts) if fact.error is not None]
     if broken and unreadable is Unreadable.fail:
-        lines = "\n".join(f"  {samples.ids[i]}: {facts[i].error}" for i in broken)
+        lines = "\n".join(f"  {_printable(samples.ids[i])}: {facts[i].error}" for i in broken)
         raise DataError(f"{len(broken)} of {len(facts)} pictures can't be read:\n{lines}\n"
                         "Mend or remove them, or train without them: data.unreadable=skip",
                         ways_out=("data.unreadable=skip",))
     good = [i for i, fact in enumerate(facts) if fact.error is None]
     if not good:
         raise DataError("none of the pictures can be read")
-    return samples.select(good), [facts[i] for i in good], [samples.ids[i] for i in broken]
+    skipped = [_printable(samples.ids[i]) for i in broken]
+    return samples.select(good), [facts[i] for i in good], skipped
+
+
+def _printable(name: str) -> str:
+    """A file's name on one line; what is not text, as its bytes."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _notes(facts: Sequence[PictureFacts]) -> list[str]:

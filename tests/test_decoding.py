@@ -427,10 +427,26 @@ def test_ybr_dicom_has_the_colours_of_its_rgb_twin():
     assert np.abs(rgb - ybr).mean() < 4  # JPEG of reduced chroma; unconverted it would be 80
 
 
+@pytest.mark.parametrize(("name", "twin", "tolerance"), [
+    ("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm", 0),
+    ("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_gdcm_KY.dcm", 0),  # lossless JPEG; the other is JPEG 2000
+    ("SC_rgb_jls_lossy_line.dcm", "SC_rgb_gdcm_KY.dcm", 8),
+    ("SC_rgb_jls_lossy_sample.dcm", "SC_rgb_gdcm_KY.dcm", 8)])
+def test_compressed_dicom_is_its_plain_twin(name, twin, tolerance):
+    found, plain = (decode_image(dicom_path(n)).pixels.astype(int) for n in (name, twin))
+    assert np.abs(found - plain).max() <= tolerance
+
+
+def test_twelve_bit_jpeg_in_dicom_is_read():
+    found = decode_image(dicom_path("JPGExtended.dcm"))
+    assert found.pixels.shape == (1024, 256, 1) and found.pixels.dtype == np.uint16
+    assert len(np.unique(found.pixels)) > 200
+
+
 def test_dicom_without_pixels_truncated_or_not_dicom_is_unreadable():
-    assert "without pixels" in reason(dicom_path("rtplan.dcm"))
+    assert "no DICOM picture" in reason(dicom_path("rtplan.dcm"))
     assert "less than expected" in reason(dicom_path("MR_truncated.dcm"))
-    assert "broken DICOM" in reason(b"no medical picture" * 30, name="a.dcm")
+    assert "no DICOM at all" in reason(b"no medical picture" * 30, name="a.dcm")
     assert "more than" in reason(changed(dicom_path("CT_small.dcm"), Rows=60000, Columns=60000))
 
 

@@ -84,6 +84,12 @@ def test_a_second_scan_decodes_what_changed_only(folder, tmp_path_factory):
     assert scan(folder, *names, cache=cache) == first and READ == ["b.png"]
 
 
+def test_a_name_that_is_no_text_is_told(folder):
+    name = os.fsdecode(b"bad\xff.png")
+    (folder / name).write_bytes((folder / "a.png").read_bytes())
+    assert "not valid UTF-8" in scan(folder, name)[0].error
+
+
 def test_broken_ones_are_tried_again(folder, tmp_path_factory):
     cache, good = tmp_path_factory.mktemp("cache"), (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(b"")

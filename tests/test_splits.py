@@ -254,6 +254,17 @@ def test_pictures_that_a_splits_file_leaves_out_are_counted(tmp_path):
     assert len(again) == 55 and "5" in notes[0]
 
 
+def test_any_name_survives_the_splits_file(tmp_path):
+    samples = some(60)
+    odd = [", ", "\n", "\r", "\"", "'", " ", "ä", "肺", "\t", ";"]
+    samples = replace(samples, ids=[f"{odd[i % 10]}{i}.png" for i in range(60)])
+    split = divide(samples)
+    path = write_splits(tmp_path / "splits.csv", samples, split)
+    assert [row["path"] for row in read_splits(path)] == samples.ids
+    again, _ = read_splits_file(samples, path)
+    assert again.ids == samples.ids and again.given_split == split.names.tolist()
+
+
 @pytest.mark.parametrize(("change", "told"), [
     (("a/", "nowhere/"), "nowhere"), ((",train,", ",tain,"), "tain"),
     ((",split", ",part"), "split")])

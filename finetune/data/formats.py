@@ -156,11 +156,17 @@ def read_dicom(content: bytes, label: str) -> Read:
     try:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+        from finetune.data.dicom_codecs import register
     except ModuleNotFoundError as error:
         raise InputError(f"{label} is a DICOM file and needs pydicom: "
                          'python -m pip install "finetune-images[medical]"') from error
+    register()
     try:
         file = _with_syntax(pydicom.dcmread(io.BytesIO(content), force=True))
+        if "PhotometricInterpretation" not in file:
+            raise UnreadableImage(f"{label}: no DICOM picture (a report, a plan, an index, or no "
+                                  "DICOM at all)")
         if int(file.get("Rows", 0)) * int(file.get("Columns", 0)) > MAX_PIXELS:
             raise UnreadableImage(f"{label}: more than {MAX_PIXELS} pixels")
         frames, kind = int(file.get("NumberOfFrames") or 1), str(file.PhotometricInterpretation)

@@ -21,7 +21,7 @@ from finetune.data.unions import joined
 
 __all__ = ["PictureFacts", "duplicate_groups", "scan_pictures"]
 
-_FORMAT = 2  # of what is stored; a new one makes old caches void
+_FORMAT = 3  # of what is stored; a new one makes old caches void
 _CACHE_FILE = "pictures.sqlite"
 _SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
 
@@ -112,6 +112,8 @@ def _stamp(source: PictureSource, name: str) -> Stamp | None:
 
 
 def _facts(source: PictureSource, name: str) -> PictureFacts:
+    if not _is_text(name):
+        return PictureFacts(error="the name is not valid UTF-8; rename the file or its folder")
     try:
         content = source.raw(name)
         decoded = source.read(name)
@@ -128,6 +130,14 @@ def _facts(source: PictureSource, name: str) -> PictureFacts:
     height, width, channels = pixels.shape
     return PictureFacts(height, width, channels, str(pixels.dtype), decoded.mode, _digest(content),
                         _pixel_hash(pixels), low, high, decoded.notes)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(content: bytes) -> str:

@@ -308,12 +308,14 @@ def write_splits(path: Path, samples: Samples, split: Split) -> Path:
     assert len(set(samples.ids)) == len(samples) == len(split.names)
     assert set(split.names) <= {*PARTS, ""}
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "group"])
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # \r needs it until 3.13
+    plain.writerow(["path", "label", "split", "group"])
     groups = samples.groups or [""] * len(samples)
     for index, (name, part) in enumerate(zip(samples.ids, split.names, strict=True)):
         if part:
-            writer.writerow([name, _label_text(samples, index), part, groups[index]])
+            row = [name, _label_text(samples, index), part, groups[index]]
+            (quoted if "\r" in "".join(row) else plain).writerow(row)
     return write_text(path, text.getvalue())
 
 

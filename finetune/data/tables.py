@@ -91,8 +91,8 @@ def _check_columns(path: Path, columns: list[str], wanted: list[str]) -> None:
 def _table(path: Path) -> tuple[list[str], Rows]:
     """Column names and rows; comma, semicolon or tab; UTF-8 with or without mark."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        first = text.split("\n", 1)[0]
+        text = path.read_bytes().decode("utf-8-sig")  # names keep their own \r
+        first = text.splitlines()[0] if text else ""
         separator = max(",;\t", key=first.count)
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
                  if any(value.strip() for value in line)]
