@@ -105,7 +105,7 @@ def assemble_data(config: Config, root: str, *,
         samples, method=None if data.split is None else SplitMethod(data.split.value),
         seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
         duplicates=duplicates, policy=DuplicatePolicy(data.duplicates.value), waiver=data.waiver)
-    channels, dtype, notes = _common_form(facts, data.channels)
+    channels, dtype, notes = _common_form(samples.ids, facts, data.channels)
     return Data(samples, split, facts, duplicates, skipped, channels, dtype,
                 [*warnings, *notes, *split.warnings])
 
@@ -147,7 +147,8 @@ def _notes(facts: Sequence[PictureFacts]) -> list[str]:
     return [f"{count} pictures: {note}" for note, count in sorted(counts.items())]
 
 
-def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int, Dtype, list[str]]:
+def _common_form(ids: Sequence[str], facts: Sequence[PictureFacts],
+                 wanted: int | None) -> tuple[int, Dtype, list[str]]:
     counts = sorted({fact.channels for fact in facts})
     types = sorted({fact.dtype for fact in facts})
     notes = []
@@ -155,9 +156,11 @@ def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int
     channels = 3 if wanted is None and channels == 4 and types == ["uint8"] else channels
     odd = [c for c in counts if c != channels and (c not in (1, 3, 4) or channels not in (1, 3))]
     if odd:
-        hint = "one number of channels for all" if len(counts) > 1 else f"data.channels={counts[0]}"
-        raise DataError(f"pictures have {', '.join(map(str, counts))} channels and "
-                        f"{channels} are wanted; use {hint}")
+        raise DataError("\n".join([
+            f"pictures have {' or '.join(map(str, counts))} channels and {channels} are wanted:",
+            *_by_channels(ids, facts, counts),
+            f"Use data.channels={counts[0]}" if len(counts) == 1 else
+            "Keep pictures of one kind, or bring them to one number of channels"]))
     if len(counts) > 1:
         notes.append(f"pictures have {' and '.join(map(str, counts))} channels; all are brought to "
                      f"{channels} (grey is repeated, alpha dropped)")
@@ -166,6 +169,14 @@ def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int
         notes.append(f"pictures are {' and '.join(types)}; all are scaled to 8 bits by the full "
                      "range of their type")
     return channels, dtype, notes
+
+
+def _by_channels(ids: Sequence[str], facts: Sequence[PictureFacts],
+                 counts: Sequence[int]) -> list[str]:
+    having = {c: [i for i, fact in zip(ids, facts, strict=True) if fact.channels == c]
+              for c in counts}
+    return [f"  {c} channels: {len(names)} pictures: {first_of(names, count=3)}"
+            for c, names in having.items()]
 
 
 def assemble_model(config: Config, *, class_names: Sequence[str],

@@ -199,7 +199,8 @@ def _parse(text: str) -> PictureFacts:
 def _store(cache: Path | None, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
     if cache is None or not rows:
         return
-    made = [(os.fsencode(source), *key, _edition(), json.dumps(asdict(facts)))
+    edition = _edition()  # slow: not for every row
+    made = [(os.fsencode(source), *key, edition, json.dumps(asdict(facts)))
             for key, facts in rows]
     try:
         cache.mkdir(parents=True, exist_ok=True)
