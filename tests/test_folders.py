@@ -81,3 +81,10 @@ def test_a_table_beside_class_folders_that_was_not_read_is_told(tmp_path):
     table(tmp_path, "image_id,dx\n1,nv", "metadata.csv")
     warning = parts(tmp_path)[1].warnings[-1]
     assert "metadata.csv (columns image_id, dx)" in warning and "data.label_column" in warning
+
+
+def test_both_ways_to_write_an_umlaut_are_one_class(tmp_path):
+    put(tmp_path, "train/M\u00fcll/1.png", "train/b/1.png", "test/Mu\u0308ll/1.png", "test/b/1.png")
+    found = parts(tmp_path)[1]
+    assert found.label_spec.class_names == ("M\u00fcll", "b")
+    assert found.source.read("test/Mu\u0308ll/1.png").pixels.size

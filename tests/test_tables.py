@@ -109,3 +109,10 @@ def test_the_splits_file_is_not_taken_for_the_labels(tmp_path):
     put(tmp_path, "a/1.png", "b/2.png", "b/3.png")
     table(tmp_path, "path,label,split\na/1.png,a,train\nb/2.png,b,train", "splits.csv")
     assert len(read_samples(str(tmp_path), splits_file=Path(tmp_path / "splits.csv"))) == 3
+
+
+def test_paths_and_labels_in_the_other_way_to_write_umlauts_are_found(tmp_path):
+    put(tmp_path, "Mu\u0308ll/1.png", "b/2.png", "b/3.png")
+    table(tmp_path, "path,label\nM\u00fcll/1.png,\u00fc\nb/2.png,u\u0308\nb/3.png,b\n")
+    assert labels(read_samples(str(tmp_path))) == {
+        "Mu\u0308ll/1.png": "\u00fc", "b/2.png": "\u00fc", "b/3.png": "b"}

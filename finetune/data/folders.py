@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from finetune.data.decoding import is_picture
 from finetune.data.samples import FolderSource, Samples, single_label
@@ -151,7 +152,8 @@ def _class_rows(root: Path, folders: list[Path], part: str) -> tuple[list[Row], 
         files = list(_files(folder))
         pictures = [f for f in files if is_picture(f)]
         skipped += len(files) - len(pictures)
-        rows += [(Path(f).relative_to(root).as_posix(), folder.name, part) for f in pictures]
+        name = normalize("NFC", folder.name)  # archives from macOS write umlauts as two characters
+        rows += [(Path(f).relative_to(root).as_posix(), name, part) for f in pictures]
         if not pictures:
             empty.append(folder.relative_to(root).as_posix())
     return rows, empty, skipped

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from finetune.data.decoding import is_picture
 from finetune.data.folders import picture_files
@@ -35,7 +36,7 @@ def found_pictures(names: Sequence[str], base: Path, file: str) -> tuple[list[st
     candidates = _candidates([plain[i] or "" for i in missing], base) if missing else {}
     paths, notes = list(plain), list[str]()
     for i in missing:
-        several = candidates.get(plain[i] or "", [])
+        several = candidates.get(normalize("NFC", plain[i] or ""), [])
         paths[i] = several[0] if len(several) == 1 else ""
     _check(names, plain, paths, candidates, base, file)
     if missing:
@@ -56,11 +57,12 @@ def _relative(name: str, base: Path) -> str | None:
 
 
 def _candidates(wanted: Sequence[str], base: Path) -> dict[str, list[str]]:
-    """Pictures below ``base`` by whole name, by name without extension and by that of the path."""
-    keys, found = set(wanted), dict[str, list[str]]()
+    """Pictures below ``base`` by path and by name, with extension and without, in Unicode's NFC."""
+    keys, found = {normalize("NFC", w) for w in wanted}, dict[str, list[str]]()
     for path in picture_files(base):
-        name = path.rsplit("/", 1)[-1]
-        for key in {name, os.path.splitext(name)[0], os.path.splitext(path)[0]} & keys:
+        whole = normalize("NFC", path)
+        name = whole.rsplit("/", 1)[-1]
+        for key in {whole, name, *(os.path.splitext(each)[0] for each in (whole, name))} & keys:
             found.setdefault(key, []).append(path)
     return found
 
@@ -68,8 +70,9 @@ def _candidates(wanted: Sequence[str], base: Path) -> dict[str, list[str]]:
 def _check(names: Sequence[str], plain: Sequence[str | None], paths: Sequence[str | None],
            candidates: dict[str, list[str]], base: Path, file: str) -> None:
     lost = [p for p, path in zip(plain, paths, strict=True) if p and path == ""]
-    ambiguous = [f"{p} ({first_of(candidates[p], count=2)})" for p in lost if p in candidates]
-    absent = [p for p in lost if p not in candidates]
+    known = {p: candidates.get(normalize("NFC", p), []) for p in lost}
+    ambiguous = [f"{p} ({first_of(known[p], count=2)})" for p in lost if known[p]]
+    absent = [p for p in lost if not known[p]]
     outside = [n for n, p in zip(names, plain, strict=True) if p is None]
     repeated = [p for p, n in Counter(p for p in paths if p).items() if n > 1]
     empty = sum(not n.strip() for n in names)

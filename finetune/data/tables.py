@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -66,10 +67,11 @@ def read_csv(path: Path, base: Path, *, path_column: str, label_column: str,
         "groups": _groups(rows, group_column), "warnings": notes,
         "metadata": {c: [row[c] for row in rows] for c in columns if c not in special}}
     given = _given_parts([row[split_column] for row in rows], path.name) \
-        if split_column in columns else None
+        if split_column and split_column in columns else None
     source = FolderSource(str(base))
     if len(label_columns) == 1 and label_separator is None:
-        classes = _classes(ids, [row[label_columns[0]].strip() for row in rows], path.name)
+        classes = _classes(ids, [normalize("NFC", row[label_columns[0]].strip()) for row in rows],
+                           path.name)
         more["warnings"] = [*notes, *_lookalikes(classes)]
         return single_label(ids, classes, source=source, given=given, **more)
     names, labels = (_separated(rows, label_columns[0], label_separator) if label_separator
@@ -212,7 +214,7 @@ def _check_labels(chosen: Samples, rows: Rows, file: str) -> None:
     names = chosen.label_spec.class_names
     wrong = [f"{row['path']} ({row['label'].strip()}, not {names[label]})"
              for row, label in zip(rows, chosen.labels, strict=True)
-             if row.get("label", "").strip() not in ("", names[label])]
+             if normalize("NFC", row.get("label", "").strip()) not in ("", names[label])]
     if wrong:
         raise DataError(f"{file} has other labels than the data for {len(wrong)} pictures: "
                         f"{first_of(wrong)}; correct it, or leave its column label out")
