@@ -254,6 +254,24 @@ def test_sixteen_bit_cmyk_is_refused_rather_than_taken_for_bands():
     assert "CMYK" in reason(tiff(BANDS[..., :4], photometric="separated"))
 
 
+@pytest.mark.parametrize(("dtype", "value"), [
+    ("float32", "-9999"), ("float32", "nan"), ("uint16", "65535"), ("int16", "-32768"),
+    ("float32", "-3.4028234663852886e+38"), ("uint16", "-9999"), ("uint16", "0")])
+def test_what_gdal_marks_as_no_data_is_zero_and_said(dtype, value):
+    pixels = np.arange(1, 81).reshape(4, 5, 4).astype(dtype)
+    fits = not (dtype == "uint16" and value == "-9999")
+    pixels[1, 2] = float(value) if fits else 7
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, photometric="minisblack", planarconfig="contig",
+                     metadata=None, extratags=[(42113, "s", 0, value, True)])
+    found = decode_image(stream.getvalue())
+    assert (found.pixels[1, 2] == (0 if fits else 7)).all()
+    rest = np.ones((4, 5), bool)
+    rest[1, 2] = False
+    np.testing.assert_array_equal(found.pixels[rest], pixels[rest])
+    assert any("no data" in note for note in found.notes) == (fits and value != "0")
+
+
 def test_complex_numbers_are_no_picture():
     assert "complex64" in reason(tiff(RGB[..., 0].astype(np.complex64)))
 

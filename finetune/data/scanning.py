@@ -21,7 +21,7 @@ from finetune.data.unions import joined
 
 __all__ = ["PictureFacts", "duplicate_groups", "scan_pictures"]
 
-_FORMAT = 3  # of what is stored; a new one makes old caches void
+_FORMAT = 4  # of what is stored; a new one makes old caches void
 _CACHE_FILE = "pictures.sqlite"
 _SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
 
