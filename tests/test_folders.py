@@ -88,3 +88,9 @@ def test_both_ways_to_write_an_umlaut_are_one_class(tmp_path):
     found = parts(tmp_path)[1]
     assert found.label_spec.class_names == ("M\u00fcll", "b")
     assert found.source.read("test/Mu\u0308ll/1.png").pixels.size
+
+
+def test_kinds_of_files_that_are_skipped_are_named(tmp_path):
+    put(tmp_path, "a/1.png", "a/Thumbs.db", "b/2.png", "b/IM0001", "b/.hidden")
+    assert parts(tmp_path)[1].warnings == [
+        "2 files that are no pictures were skipped (.db, no extension)"]

@@ -116,3 +116,11 @@ def test_paths_and_labels_in_the_other_way_to_write_umlauts_are_found(tmp_path):
     table(tmp_path, "path,label\nM\u00fcll/1.png,\u00fc\nb/2.png,u\u0308\nb/3.png,b\n")
     assert labels(read_samples(str(tmp_path))) == {
         "Mu\u0308ll/1.png": "\u00fc", "b/2.png": "\u00fc", "b/3.png": "b"}
+
+
+def test_labels_that_exclude_each_other_are_told(tmp_path):
+    put(tmp_path, "1.png", "2.png")
+    text = "path,a,b\n1.png,1,0\n2.png,{}\n"
+    read = [read_samples(str(table(tmp_path, text.format(row))), label_column="a,b").warnings
+            for row in ("0,1", "1,1", "?,1", "0,0")]
+    assert "exactly one of the 2 labels" in read[0][0] and read[1:] == [[], [], []]

@@ -41,14 +41,17 @@ def read_folders(root: Path) -> Samples:
     parts, others = _split_folders(folders)
     places = {f: _unwrapped(f) for f in parts} or {base: base}
     loose = [p for place in {base, *places.values()} for p in _loose(place)]
-    rows, empty, skipped = list[Row](), list[str](), 0
+    rows, empty, skipped = list[Row](), list[str](), list[str]()
     for folder, place in places.items():
         found, none, other = _class_rows(root, _visible_folders(place), parts.get(folder, ""))
         rows, empty, skipped = rows + found, empty + none, skipped + other
     _refuse_empty(base, rows, empty, loose)
     rows.sort()
-    warnings = [f"{skipped} files that are no pictures were skipped"] if skipped else []
-    warnings += _told(root, rows, loose, others)
+    warnings = _told(root, rows, loose, others)
+    if skipped:
+        kinds = sorted({os.path.splitext(f)[1].lower() or "no extension" for f in skipped})
+        warnings.insert(0, f"{len(skipped)} files that are no pictures were skipped "
+                           f"({first_of(kinds)})")
     given = [part for _, _, part in rows if part]
     return single_label([i for i, _, _ in rows], [c for _, c, _ in rows],
                         source=FolderSource(str(root)), given=given or None, warnings=warnings)
@@ -146,12 +149,13 @@ def _unwrapped(part: Path) -> Path:
     return inner[0] if len(inner) == 1 and alike else part
 
 
-def _class_rows(root: Path, folders: list[Path], part: str) -> tuple[list[Row], list[str], int]:
-    rows, empty, skipped = [], [], 0
+def _class_rows(root: Path, folders: list[Path], part: str,
+                ) -> tuple[list[Row], list[str], list[str]]:
+    rows, empty, skipped = [], [], list[str]()
     for folder in folders:
         files = list(_files(folder))
         pictures = [f for f in files if is_picture(f)]
-        skipped += len(files) - len(pictures)
+        skipped += [f for f in files if not is_picture(f)]
         name = normalize("NFC", folder.name)  # archives from macOS write umlauts as two characters
         rows += [(Path(f).relative_to(root).as_posix(), name, part) for f in pictures]
         if not pictures:

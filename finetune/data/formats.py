@@ -132,7 +132,8 @@ def _first_picture(file: Any, series: Any, page: Any) -> tuple[Pixels, list[str]
             pixels, axes = pixels.take(0, position), axes[:position] + axes[position + 1:]
     order = [axes.index(a) for a in "YXCS" if a in axes]
     pixels = pixels.transpose(order).reshape(*(pixels.shape[i] for i in order[:2]), -1)
-    return pixels, [f"frame 1 of {frames} used"] if frames > 1 else []
+    hint = f"frame 1 of {frames} used (if pages are channels, store them as samples of one page)"
+    return pixels, [hint] if frames > 1 else []
 
 
 def _without_alpha(pixels: Pixels, page: Any) -> tuple[Pixels, list[str]]:

@@ -76,7 +76,15 @@ def read_csv(path: Path, base: Path, *, path_column: str, label_column: str,
         return single_label(ids, classes, source=source, given=given, **more)
     names, labels = (_separated(rows, label_columns[0], label_separator) if label_separator
                      else (label_columns, _yes_no(rows, label_columns, path.name)))
+    more["warnings"] = [*notes, *_exclusive(labels)]
     return Samples(ids, labels, LabelSpec(LabelKind.multi, tuple(names)), source, given, **more)
+
+
+def _exclusive(labels: npt.NDArray[Any]) -> list[str]:
+    alone = bool((labels.sum(axis=1) == 1).all())  # NaN, unknown, is not 1
+    return [f"every picture has exactly one of the {labels.shape[1]} labels, which are trained as "
+            "independent; if they exclude each other, give one column with the name of the class"
+            ] if alone else []
 
 
 def _check_columns(path: Path, columns: list[str], wanted: list[str]) -> None:
