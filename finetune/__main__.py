@@ -13,14 +13,16 @@ _TRAINING_PACKAGES = {"torch", "torchvision", "timm", "albumentations", "sklearn
 
 def main(words: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1, 2, 3 or 130."""
-    from finetune.cli import run_command
+    from finetune.cli import commands, run_command
 
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, "")  # as with -m: a user's own builders and presets are found here
+    words = sys.argv[1:] if words is None else words
     try:
-        return run_command(sys.argv[1:] if words is None else words)
+        return run_command(words)
     except FinetuneError as error:
-        return _report(str(error), error.exit_code)
+        ways = commands(words, getattr(error, "ways_out", ()))
+        return _report("\n".join(filter(None, [str(error), ways])), error.exit_code)
     except KeyboardInterrupt:
         return _report("interrupted", 130)
     except ModuleNotFoundError as error:

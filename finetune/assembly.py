@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune.config import Config, FreezingPolicy, NormStatistics, Unreadable
 from finetune.data.duplicates import DuplicatePolicy
+from finetune.data.picture_paths import near_folder
 from finetune.data.samples import Samples, read_samples, read_splits_file
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.splits import Split, SplitMethod, split_samples
@@ -82,15 +83,16 @@ def assemble_data(config: Config, root: str, *,
         DataError: Broken pictures, leaks, classes too small, and so on.
     """
     data = config.data
+    splits_file = None if data.splits_file is None else _splits_file(root, data.splits_file)
     samples = read_samples(
         root, format=data.format.value, labels_file=data.labels_file,
         path_column=data.path_column, label_column=data.label_column,
         label_separator=data.label_separator, split_column=data.split_column,
         group_column=data.group_column, group_from=data.group_from,
-        positive_class=data.positive_class)
+        positive_class=data.positive_class, splits_file=splits_file)
     warnings = list(samples.warnings)
-    if data.splits_file is not None:
-        samples, notes = read_splits_file(samples, _under(root, data.splits_file))
+    if splits_file is not None:
+        samples, notes = read_splits_file(samples, splits_file)
         warnings += notes
     facts = scan_pictures(samples.source, samples.ids, cache=cache_folder(), progress=progress,
                           threads=min(16, os.cpu_count() or 2))
@@ -103,28 +105,39 @@ def assemble_data(config: Config, root: str, *,
         samples, method=None if data.split is None else SplitMethod(data.split.value),
         seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
         duplicates=duplicates, policy=DuplicatePolicy(data.duplicates.value), waiver=data.waiver)
-    channels, dtype, notes = _common_form(facts, data.channels)
+    channels, dtype, notes = _common_form(samples.ids, facts, data.channels)
     return Data(samples, split, facts, duplicates, skipped, channels, dtype,
                 [*warnings, *notes, *split.warnings])
 
 
-def _under(root: str, name: str) -> Path:
-    path = Path(name)
+def _splits_file(root: str, name: str) -> Path:
     base = Path(root) if Path(root).is_dir() else Path(root).parent
-    return base / path if not path.is_absolute() and (base / path).exists() else path
+    path = base / name if (base / name).is_file() or not Path(name).is_file() else Path(name)
+    if not path.is_file() and base.is_dir():
+        raise DataError(f"data.splits_file={name} does not exist in {base}{near_folder(path)} nor "
+                        "in the current folder")
+    return path
 
 
 def _without_broken(samples: Samples, facts: list[PictureFacts], unreadable: Unreadable,
                     ) -> tuple[Samples, list[PictureFacts], list[str]]:
     broken = [i for i, fact in enumerate(facts) if fact.error is not None]
     if broken and unreadable is Unreadable.fail:
-        lines = "\n".join(f"  {samples.ids[i]}: {facts[i].error}" for i in broken)
+        lines = "\n".join(f"  {_printable(samples.ids[i])}: {facts[i].error}" for i in broken)
         raise DataError(f"{len(broken)} of {len(facts)} pictures can't be read:\n{lines}\n"
-                        "Mend or remove them, or train without them: data.unreadable=skip")
+                        "Mend or remove them, or train without them: data.unreadable=skip",
+                        ways_out=("data.unreadable=skip",))
     good = [i for i, fact in enumerate(facts) if fact.error is None]
     if not good:
         raise DataError("none of the pictures can be read")
-    return samples.select(good), [facts[i] for i in good], [samples.ids[i] for i in broken]
+    skipped = [_printable(samples.ids[i]) for i in broken]
+    return samples.select(good), [facts[i] for i in good], skipped
+
+
+def _printable(name: str) -> str:
+    """A file's name on one line; what is not text, as its bytes."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _notes(facts: Sequence[PictureFacts]) -> list[str]:
@@ -134,7 +147,8 @@ def _notes(facts: Sequence[PictureFacts]) -> list[str]:
     return [f"{count} pictures: {note}" for note, count in sorted(counts.items())]
 
 
-def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int, Dtype, list[str]]:
+def _common_form(ids: Sequence[str], facts: Sequence[PictureFacts],
+                 wanted: int | None) -> tuple[int, Dtype, list[str]]:
     counts = sorted({fact.channels for fact in facts})
     types = sorted({fact.dtype for fact in facts})
     notes = []
@@ -142,9 +156,11 @@ def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int
     channels = 3 if wanted is None and channels == 4 and types == ["uint8"] else channels
     odd = [c for c in counts if c != channels and (c not in (1, 3, 4) or channels not in (1, 3))]
     if odd:
-        hint = "one number of channels for all" if len(counts) > 1 else f"data.channels={counts[0]}"
-        raise DataError(f"pictures have {', '.join(map(str, counts))} channels and "
-                        f"{channels} are wanted; use {hint}")
+        raise DataError("\n".join([
+            f"pictures have {' or '.join(map(str, counts))} channels and {channels} are wanted:",
+            *_by_channels(ids, facts, counts),
+            f"Use data.channels={counts[0]}" if len(counts) == 1 else
+            "Keep pictures of one kind, or bring them to one number of channels"]))
     if len(counts) > 1:
         notes.append(f"pictures have {' and '.join(map(str, counts))} channels; all are brought to "
                      f"{channels} (grey is repeated, alpha dropped)")
@@ -153,6 +169,14 @@ def _common_form(facts: Sequence[PictureFacts], wanted: int | None) -> tuple[int
         notes.append(f"pictures are {' and '.join(types)}; all are scaled to 8 bits by the full "
                      "range of their type")
     return channels, dtype, notes
+
+
+def _by_channels(ids: Sequence[str], facts: Sequence[PictureFacts],
+                 counts: Sequence[int]) -> list[str]:
+    having = {c: [i for i, fact in zip(ids, facts, strict=True) if fact.channels == c]
+              for c in counts}
+    return [f"  {c} channels: {len(names)} pictures: {first_of(names, count=3)}"
+            for c, names in having.items()]
 
 
 def assemble_model(config: Config, *, class_names: Sequence[str],

@@ -1,6 +1,7 @@
 """The command line: ``key=value`` words train; a bare first word is a sub-command."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from finetune import __version__
 from finetune.console import say, table
 from finetune.errors import ConfigurationError, InputError, did_you_mean
 
-__all__ = ["run_command"]
+__all__ = ["commands", "run_command"]
 
 HELP = """\
 finetune {version}: transfer learning on images, with a result you can defend
@@ -67,6 +68,25 @@ def run_command(words: Sequence[str]) -> int:
         raise InputError(f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; "
                          f"there are {', '.join(_COMMANDS)}, or key=value words to train")
     return _COMMANDS[words[0]](list(words[1:]))
+
+
+def commands(words: Sequence[str], ways_out: Sequence[str]) -> str:
+    """The command that was typed with each of the ways out, ready to be pasted.
+
+    Nothing for commands that take no ``key=value``, such as resume.
+
+    >>> print(commands(["data.root=my set", "data.waiver=x"], ["data.duplicates=regroup"]))
+    Corrected command:
+      python -m finetune 'data.root=my set' data.waiver=x data.duplicates=regroup
+    """
+    if not ways_out or "=" not in words[-1]:
+        return ""
+    lines = []
+    for way in (text.split("\n") for text in ways_out):
+        keys = {word.partition("=")[0] for word in way}
+        kept = [word for word in words if word.partition("=")[0] not in keys]
+        lines.append("\n  " + shlex.join(["python", "-m", "finetune", *kept, *way]))
+    return f"Corrected command{'s' if len(lines) > 1 else ''}:" + "".join(lines)
 
 
 def _train(words: Sequence[str]) -> int:

@@ -133,8 +133,8 @@ class DataConfig:
     path_column: str = "path"  # of the CSV
     label_column: str = "label"  # several, separated by commas: multi-label
     label_separator: str | None = None  # for example |: several labels in one column
-    split_column: str = "split"  # of the CSV, where there is one: train, val or test
-    group_column: str = "group"  # of the CSV, where there is one
+    split_column: str | None = "split"  # of the CSV, where there is one; null: ignore it
+    group_column: str | None = "group"  # of the CSV, where there is one; null: ignore it
     group_from: str | None = None  # regular expression on the path; its first group is the group
     positive_class: str | None = None  # of two classes; unset: the last one
     channels: int | None = None  # 1 up; unset: the pictures' own

@@ -35,9 +35,17 @@ class FinetuneError(Exception):
 
 
 class InputError(FinetuneError):
-    """Something that the user gave is wrong; nothing was trained or changed."""
+    """Something that the user gave is wrong; nothing was trained or changed.
+
+    Attributes:
+        ways_out: Words ``key=value``; each line of them, added to the command, would mend it.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, ways_out: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.ways_out = tuple(ways_out)
 
 
 class ConfigurationError(InputError):

@@ -36,7 +36,7 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
     announce(config, replaced)
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
         data = assemble_data(config, _root(config, Path(folder)))
-        for text in data.warnings:
+        for text in [*data.warnings, *data.split.repairs]:
             warn(text)
         torch.manual_seed(config.seed)
         names = data.samples.label_spec.class_names

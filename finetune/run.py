@@ -159,7 +159,7 @@ def _read_data(config: Config, run: RunDirectory | None) -> Data:
             generate_samples(domain_of(config), Path(root), seed=config.data.split_seed)
     with progress_bar("reading pictures", total=0) as done:
         data = assemble_data(config, root, progress=done)
-    for text in data.warnings:
+    for text in [*data.warnings, *data.split.repairs]:
         warn(text)
     return data
 

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from finetune.__main__ import main
@@ -38,3 +40,20 @@ def test_ls_names_every_recipe(capsys):
     assert main(["ls"]) == 0
     out = capsys.readouterr().out
     assert "gradual_unfreezing" in out and "linear_probe" in out
+
+
+def test_a_refusal_ends_with_commands_that_can_be_pasted(tmp_path, capsys):
+    for part, names in (("train", "1234"), ("test", "14")):
+        for name in names:
+            target = tmp_path / "my set" / part / ("a" if name < "3" else "b") / f"{name}.pgm"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(b"P5 2 2 255\n" + name.encode() * 4)
+    words = ["recipe=medical", f"data.root={tmp_path / 'my set'}", "data.duplicates=refuse"]
+    assert main(["plan", *words]) == 2
+    lines = [shlex.split(line) for line in capsys.readouterr().err.splitlines()
+             if line.startswith("  python -m finetune")]
+    assert [line[-1] for line in lines] == [
+        "data.duplicates=drop_from_train", "data.duplicates=regroup", "data.waiver=REASON"]
+    for line in lines:
+        assert line[:6] == ["python", "-m", "finetune", "plan", *words[:2]]
+        assert "data.duplicates=refuse" not in line

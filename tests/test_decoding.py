@@ -216,7 +216,7 @@ def test_pages_are_frames_unless_they_are_named_channels():
     pages = BANDS.transpose(2, 0, 1)
     frames = decode_image(tiff(pages))
     np.testing.assert_array_equal(frames.pixels, BANDS[..., :1])
-    assert frames.notes == ("frame 1 of 13 used",)
+    assert len(frames.notes) == 1 and frames.notes[0].startswith("frame 1 of 13 used (if pages")
     for options in ({"imagej": True}, {"ome": True}):
         named = decode_image(tiff(pages, photometric="minisblack", metadata={"axes": "CYX"},
                                   **options))
@@ -252,6 +252,24 @@ def test_white_is_zero_is_turned_round_as_pillow_does():
 
 def test_sixteen_bit_cmyk_is_refused_rather_than_taken_for_bands():
     assert "CMYK" in reason(tiff(BANDS[..., :4], photometric="separated"))
+
+
+@pytest.mark.parametrize(("dtype", "value"), [
+    ("float32", "-9999"), ("float32", "nan"), ("uint16", "65535"), ("int16", "-32768"),
+    ("float32", "-3.4028234663852886e+38"), ("uint16", "-9999"), ("uint16", "0")])
+def test_what_gdal_marks_as_no_data_is_zero_and_said(dtype, value):
+    pixels = np.arange(1, 81).reshape(4, 5, 4).astype(dtype)
+    fits = not (dtype == "uint16" and value == "-9999")
+    pixels[1, 2] = float(value) if fits else 7
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, photometric="minisblack", planarconfig="contig",
+                     metadata=None, extratags=[(42113, "s", 0, value, True)])
+    found = decode_image(stream.getvalue())
+    assert (found.pixels[1, 2] == (0 if fits else 7)).all()
+    rest = np.ones((4, 5), bool)
+    rest[1, 2] = False
+    np.testing.assert_array_equal(found.pixels[rest], pixels[rest])
+    assert any("no data" in note for note in found.notes) == (fits and value != "0")
 
 
 def test_complex_numbers_are_no_picture():
@@ -427,10 +445,26 @@ def test_ybr_dicom_has_the_colours_of_its_rgb_twin():
     assert np.abs(rgb - ybr).mean() < 4  # JPEG of reduced chroma; unconverted it would be 80
 
 
+@pytest.mark.parametrize(("name", "twin", "tolerance"), [
+    ("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm", 0),
+    ("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_gdcm_KY.dcm", 0),  # lossless JPEG; the other is JPEG 2000
+    ("SC_rgb_jls_lossy_line.dcm", "SC_rgb_gdcm_KY.dcm", 8),
+    ("SC_rgb_jls_lossy_sample.dcm", "SC_rgb_gdcm_KY.dcm", 8)])
+def test_compressed_dicom_is_its_plain_twin(name, twin, tolerance):
+    found, plain = (decode_image(dicom_path(n)).pixels.astype(int) for n in (name, twin))
+    assert np.abs(found - plain).max() <= tolerance
+
+
+def test_twelve_bit_jpeg_in_dicom_is_read():
+    found = decode_image(dicom_path("JPGExtended.dcm"))
+    assert found.pixels.shape == (1024, 256, 1) and found.pixels.dtype == np.uint16
+    assert len(np.unique(found.pixels)) > 200
+
+
 def test_dicom_without_pixels_truncated_or_not_dicom_is_unreadable():
-    assert "without pixels" in reason(dicom_path("rtplan.dcm"))
+    assert "no DICOM picture" in reason(dicom_path("rtplan.dcm"))
     assert "less than expected" in reason(dicom_path("MR_truncated.dcm"))
-    assert "broken DICOM" in reason(b"no medical picture" * 30, name="a.dcm")
+    assert "no DICOM at all" in reason(b"no medical picture" * 30, name="a.dcm")
     assert "more than" in reason(changed(dicom_path("CT_small.dcm"), Rows=60000, Columns=60000))
 
 

@@ -211,3 +211,47 @@ def test_the_positive_class_is_the_last_or_the_chosen(tmp_path):
     assert chosen.label_spec.positive_class == "no"
     assert "'yes'" in refusal(tmp_path, positive_class="yess", error=(DataError,
                                                                       ConfigurationError))
+
+
+# ---- more of arrays
+
+def archive(folder, **arrays):
+    np.savez(folder / "a.npz", **arrays)
+    return folder / "a.npz"
+
+
+@pytest.mark.parametrize(("images", "told"), [
+    (np.zeros((4, 3, 8, 8), np.uint8), "channels first"), (np.zeros((4, 8)), "(N, H, W[, C])")])
+def test_pictures_of_another_layout_are_told(images, told, tmp_path):
+    assert told in refusal(archive(tmp_path, images=images, labels=np.arange(4) % 2))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", ">u2", "float64", "int16"])
+def test_other_number_types_become_one_of_the_three(dtype, tmp_path):
+    images = (np.arange(64).reshape(4, 4, 4) % 2).astype(dtype)
+    found = read_samples(str(archive(tmp_path, images=images, labels=np.arange(4) % 2)))
+    pixels = found.source.read(found.ids[1]).pixels[..., 0]
+    assert pixels.dtype in (np.uint8, np.uint16, np.float32) and pixels.dtype.isnative
+    np.testing.assert_array_equal(pixels > 0, images[1] > 0)
+
+
+@pytest.mark.parametrize(("values", "names", "told"), [
+    ([0, 1, 2, 2], ["a", "b"], "class_names"), ([0, 1, 1, -1], ["a", "b"], "class_names"),
+    ([0, 1, 1, 0], ["a", "a"], "class_names"), (["a", "x", "a", "a"], ["a", "b"], "class_names"),
+    ([0, 1, np.nan, 1], [], "NaN"), ([[0, 2]] * 4, [], "0, 1 or NaN"),
+    ([[0, 1]] * 4, ["a"], "1 different names for 2 labels")])
+def test_labels_that_do_not_fit_are_told(values, names, told, tmp_path):
+    more = {"class_names": np.array(names)} if names else {}
+    path = archive(tmp_path, images=np.zeros((4, 3, 3), np.uint8), labels=np.array(values), **more)
+    assert told in refusal(path)
+
+
+def test_whole_numbers_stored_as_floats_are_their_numbers(tmp_path):
+    path = archive(tmp_path, images=np.zeros((4, 3, 3), np.uint8), labels=np.array([0., 1, 10, 2]))
+    assert read_samples(str(path)).label_spec.class_names == ("0", "1", "2", "10")
+
+
+def test_a_pattern_that_finds_only_nothing_is_told(tmp_path):
+    put(tmp_path, "a/1.png", "b/2.png")
+    assert "empty text" in refusal(tmp_path, group_from="(q)?")
+    assert read_samples(str(tmp_path), group_from="a/(1)|b").groups == ["1", ""]

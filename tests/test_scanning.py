@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from finetune.data import scanning
 from finetune.data.samples import FolderSource
 from finetune.data.scanning import duplicate_groups, scan_pictures
 
@@ -84,12 +85,27 @@ def test_a_second_scan_decodes_what_changed_only(folder, tmp_path_factory):
     assert scan(folder, *names, cache=cache) == first and READ == ["b.png"]
 
 
+def test_a_name_that_is_no_text_is_told(folder):
+    name = os.fsdecode(b"bad\xff.png")
+    (folder / name).write_bytes((folder / "a.png").read_bytes())
+    assert "not valid UTF-8" in scan(folder, name)[0].error
+
+
 def test_broken_ones_are_tried_again(folder, tmp_path_factory):
     cache, good = tmp_path_factory.mktemp("cache"), (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(b"")
     assert scan(folder, "a.png", cache=cache)[0].error
     (folder / "a.png").write_bytes(good)
     assert scan(folder, "a.png", cache=cache)[0].error is None
+
+
+def test_what_facts_depend_on_is_looked_up_once_for_many(folder, tmp_path_factory, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scanning, "version", lambda name: asked.append(name) or "1")
+    scan(folder, "a.png", "b.png", cache=tmp_path_factory.mktemp("cache"))
+    few = len(asked)
+    scan(folder, "a.png", "b.png", "c.png", cache=tmp_path_factory.mktemp("cache"))
+    assert len(asked) == 2 * few
 
 
 def test_a_damaged_cache_is_made_anew(folder, tmp_path_factory):

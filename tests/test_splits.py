@@ -1,5 +1,7 @@
 """Splits: a partition, stratified, deterministic, and nothing that belongs together divided."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,49 @@ def test_classes_too_small_are_named():
         divide(few)
 
 
+def test_pictures_without_a_group_stand_alone():
+    samples = some(groups=60)
+    kept = samples.groups[:150]
+    split = divide(replace(samples, groups=kept + [""] * 150))
+    assert len(set(split.names[150:])) == 3
+    assert all(len({p for p, g in zip(split.names, kept, strict=False) if g == name}) == 1
+               for name in set(kept))
+
+
+def test_a_class_that_train_lacks_is_told_with_its_namesake():
+    samples = some(60, given=["train"] * 30 + ["test"] * 30)
+    labels = np.array([0] * 15 + [1] * 15 + [0] * 15 + [2] * 15)
+    spec = LabelSpec(LabelKind.single, ("a", "no tumor", "notumor"))
+    for given in (samples.given_split, ["train"] * 30 + ["val"] * 20 + ["test"] * 10):
+        with pytest.raises(DataError, match=r"'notumor' \(did you mean 'no tumor'\?\)"):
+            divide(replace(samples, labels=labels, label_spec=spec, given_split=given))
+
+
+def test_a_class_that_another_part_lacks_is_a_warning():
+    samples = some(60, given=["train"] * 30 + ["val"] * 20 + ["test"] * 10)
+    labels = np.array([0, 1, 2] * 10 + [0, 1, 2, 2] * 5 + [0, 2] * 5)
+    split = divide(replace(samples, labels=labels))
+    assert "1 classes have no picture in test: b" in split.warnings
+
+
+def test_dropping_all_of_train_is_told():
+    samples = replace(some(60, given=["train"] * 30 + ["test"] * 30), groups=["g"] * 60)
+    with pytest.raises(DataError, match="no train part left"):
+        divide(samples, policy=DuplicatePolicy.drop_from_train)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_part_gets_every_label_where_that_is_possible(seed):
+    random = np.random.default_rng(seed)
+    labels = np.zeros((12, 2), np.float32)
+    labels[:6, 0] = labels[3:9, 1] = 1
+    order = random.permutation(12)
+    samples = Samples([f"{i:02d}" for i in range(12)], labels[order],
+                      LabelSpec(LabelKind.multi, ("a", "b")), FolderSource("."))
+    split = divide(samples, seed=seed)
+    assert all(n for row in class_counts(samples, split).values() for n in row.values())
+
+
 def leak():
     """Ten pictures given; 0 and 7 are identical, across train and test."""
     samples = some(60, given=["train"] * 36 + ["val"] * 12 + ["test"] * 12)
@@ -207,6 +252,17 @@ def test_pictures_that_a_splits_file_leaves_out_are_counted(tmp_path):
     path.write_text("\n".join(lines[:-5]))
     again, notes = read_splits_file(samples, path)
     assert len(again) == 55 and "5" in notes[0]
+
+
+def test_any_name_survives_the_splits_file(tmp_path):
+    samples = some(60)
+    odd = [", ", "\n", "\r", "\"", "'", " ", "ä", "肺", "\t", ";"]
+    samples = replace(samples, ids=[f"{odd[i % 10]}{i}.png" for i in range(60)])
+    split = divide(samples)
+    path = write_splits(tmp_path / "splits.csv", samples, split)
+    assert [row["path"] for row in read_splits(path)] == samples.ids
+    again, _ = read_splits_file(samples, path)
+    assert again.ids == samples.ids and again.given_split == split.names.tolist()
 
 
 @pytest.mark.parametrize(("change", "told"), [

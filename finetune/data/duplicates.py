@@ -64,7 +64,9 @@ def check_given(samples: Samples, given: Names, duplicates: Sequence[Sequence[in
     if policy is DuplicatePolicy.refuse:
         raise DataError("\n".join([f"In the given split, {short}.",
                                    *_details(samples, given, copies, groups),
-                                   _WAYS_OUT.format(_losses(given, lost))]))
+                                   _WAYS_OUT.format(_losses(given, lost))]),
+                        ways_out=("data.duplicates=drop_from_train", "data.duplicates=regroup",
+                                  "data.duplicates=allow\ndata.waiver=REASON"))
     if policy is DuplicatePolicy.allow:
         return given, [f"data.duplicates=allow: {short}; waived with the reason: {waiver}"]
     if policy is DuplicatePolicy.regroup:

@@ -52,8 +52,9 @@ def read_tiff(content: bytes, label: str) -> Read | None:
     """A TIFF as (H, W, C); None where Pillow reads it as well (8 bits, ordinary colours).
 
     Contiguous and planar channels, and ImageJ's and OME's channel pages, become C; other pages
-    are frames, of which the first is used. Alpha is dropped, other extra channels stay. An array
-    (H, W, C) that tifffile wrote as H pages is read as what it was.
+    are frames, of which the first is used. Alpha is dropped, other extra channels stay. What GDAL
+    marks as no data becomes 0. An array (H, W, C) that tifffile wrote as H pages is read as what
+    it was.
 
     Raises:
         UnreadableImage: Broken, truncated, too large, or of a number type that is none of pictures.
@@ -68,6 +69,7 @@ def read_tiff(content: bytes, label: str) -> Read | None:
             _check_page(page, content, label)
             pixels, notes = _first_picture(file, series, page)
             pixels, dropped = _without_alpha(pixels, page)
+            pixels, filled = _without_gaps(pixels, page)
             orientation = page.tags.valueof(274, 1)
     except UnreadableImage:
         raise
@@ -79,7 +81,7 @@ def read_tiff(content: bytes, label: str) -> Read | None:
     if page.photometric == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
         pixels = np.array(2**int(page.bitspersample) - 1, pixels.dtype) - pixels
     pixels, converted = as_supported(turned(pixels, orientation), label)
-    return pixels, mode, [*notes, *dropped, *converted]
+    return pixels, mode, [*notes, *dropped, *filled, *converted]
 
 
 def _is_for_pillow(page: Any) -> bool:
@@ -130,7 +132,8 @@ def _first_picture(file: Any, series: Any, page: Any) -> tuple[Pixels, list[str]
             pixels, axes = pixels.take(0, position), axes[:position] + axes[position + 1:]
     order = [axes.index(a) for a in "YXCS" if a in axes]
     pixels = pixels.transpose(order).reshape(*(pixels.shape[i] for i in order[:2]), -1)
-    return pixels, [f"frame 1 of {frames} used"] if frames > 1 else []
+    hint = f"frame 1 of {frames} used (if pages are channels, store them as samples of one page)"
+    return pixels, [hint] if frames > 1 else []
 
 
 def _without_alpha(pixels: Pixels, page: Any) -> tuple[Pixels, list[str]]:
@@ -140,6 +143,20 @@ def _without_alpha(pixels: Pixels, page: Any) -> tuple[Pixels, list[str]]:
     keep = [i for i in range(channels)
             if i < channels - len(extra) or extra[i - channels] not in _ALPHA]
     return pixels[..., keep], ["alpha dropped"]
+
+
+def _without_gaps(pixels: Pixels, page: Any) -> tuple[Pixels, list[str]]:
+    """Zero where GDAL says that there are no data: -9999 would spoil the range of values."""
+    text = str(page.tags.valueof(42113, "")).strip("\0 ")
+    try:
+        value = float(text)
+    except ValueError:
+        return pixels, []
+    kind = np.float32 if pixels.dtype == np.float32 else np.float64
+    gaps = np.isnan(pixels) if np.isnan(value) else pixels == kind(value)
+    if not value or not gaps.any():
+        return pixels, []
+    return np.where(gaps, pixels.dtype.type(0), pixels), [f"no data (GDAL_NODATA {text}) read as 0"]
 
 
 def read_dicom(content: bytes, label: str) -> Read:
@@ -156,11 +173,17 @@ def read_dicom(content: bytes, label: str) -> Read:
     try:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+        from finetune.data.dicom_codecs import register
     except ModuleNotFoundError as error:
         raise InputError(f"{label} is a DICOM file and needs pydicom: "
                          'python -m pip install "finetune-images[medical]"') from error
+    register()
     try:
         file = _with_syntax(pydicom.dcmread(io.BytesIO(content), force=True))
+        if "PhotometricInterpretation" not in file:
+            raise UnreadableImage(f"{label}: no DICOM picture (a report, a plan, an index, or no "
+                                  "DICOM at all)")
         if int(file.get("Rows", 0)) * int(file.get("Columns", 0)) > MAX_PIXELS:
             raise UnreadableImage(f"{label}: more than {MAX_PIXELS} pixels")
         frames, kind = int(file.get("NumberOfFrames") or 1), str(file.PhotometricInterpretation)

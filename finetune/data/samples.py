@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from finetune.data.decoding import Decoded, decode_image
 from finetune.errors import DataError
-from finetune.specs import LabelSpec
+from finetune.specs import LabelKind, LabelSpec
 
 __all__ = ["ArraySource", "FolderSource", "PictureSource", "Samples", "read_samples",
-           "read_splits_file"]
+           "read_splits_file", "single_label", "sorted_names"]
 
 
 class PictureSource(Protocol):
@@ -122,47 +122,79 @@ class Samples:
             metadata={k: [v[i] for i in indices] for k, v in self.metadata.items()})
 
 
+def sorted_names(names: set[str]) -> list[str]:
+    """Class names in order; numbers as numbers."""
+    return sorted(names, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n))
+
+
+def single_label(ids: list[str], classes: list[str], *, source: PictureSource,
+                 names: Sequence[str] | None = None, given: list[str] | None = None,
+                 **more: Any) -> Samples:
+    """Samples with one class each; ``names`` only where the order of classes is the data's own.
+
+    Raises:
+        DataError: Fewer than two classes.
+    """
+    names = names or sorted_names(set(classes))
+    if len(names) < 2:
+        raise DataError(f"only one class, {names[0]!r}, was found; a classifier needs two or more")
+    number = {name: i for i, name in enumerate(names)}
+    labels = np.array([number[c] for c in classes], dtype=np.int64)
+    spec = LabelSpec(LabelKind.single, tuple(names), names[-1] if len(names) == 2 else None)
+    return Samples(ids, labels, spec, source, given, **more)
+
+
 def read_samples(root: str, *, format: str = "auto", labels_file: str | None = None,
                  path_column: str = "path", label_column: str = "label",
-                 label_separator: str | None = None, split_column: str = "split",
-                 group_column: str = "group", group_from: str | None = None,
-                 positive_class: str | None = None) -> Samples:
+                 label_separator: str | None = None, split_column: str | None = "split",
+                 group_column: str | None = "group", group_from: str | None = None,
+                 positive_class: str | None = None, splits_file: Path | None = None) -> Samples:
     """Read names and labels of class folders, split folders, a CSV file or an ``.npz`` file.
 
     Args:
         root: Folder, CSV file or ``.npz`` file.
         format: ``auto``, ``folders``, ``csv`` or ``npz``; ``auto`` takes a folder as ``csv`` when
-            its only CSV file has the columns.
+            a CSV file in it has the columns, or when columns are named.
         labels_file: CSV with labels, relative to ``root``.
         path_column: Column of paths.
         label_column: Column of labels; several, separated by commas: one yes/no column per class.
         label_separator: Between several labels in one column.
-        split_column: Column of parts, if there.
-        group_column: Column of groups, if there.
+        split_column: Column of parts; None ignores it.
+        group_column: Column of groups; None ignores it.
         group_from: Regular expression searched in the relative path; its first group, or the
             whole match, is the group.
         positive_class: Of two classes, the one whose sensitivity is asked for.
+        splits_file: An existing file that must not be taken for the labels.
 
     Raises:
         DataError: What was found, and what to do.
     """
-    from finetune.data import readers
+    from finetune.data import folders, picture_paths, readers, tables
 
     where = Path(root)
     if not where.exists():
-        raise DataError(f"data.root={root} does not exist{readers.near_folder(where)}")
-    kind = readers.recognise(where, format, labels_file,
-                             (path_column, *(c.strip() for c in label_column.split(","))))
+        raise DataError(f"data.root={root} does not exist{picture_paths.near_folder(where)}")
+    columns = (path_column, *(c.strip() for c in label_column.split(",")))
+    beside = [t for t in tables.tables_in(where) if splits_file is None
+              or not t.samefile(splits_file)] if where.is_dir() else []
+    kind = readers.recognise(where, format, labels_file, columns, beside)
     if kind == "npz":
         samples = readers.read_npz(where)
     elif kind == "csv":
-        samples = readers.read_csv(
-            where, labels_file=labels_file, path_column=path_column, label_column=label_column,
-            label_separator=label_separator, split_column=split_column, group_column=group_column)
+        samples = tables.read_csv(
+            *readers.find_table(where, labels_file, columns, beside), path_column=path_column,
+            label_column=label_column, label_separator=label_separator, split_column=split_column,
+            group_column=group_column)
     else:
-        samples = readers.read_folders(where)
+        samples = _with_warnings(folders.read_folders(where), readers.unread_tables(beside))
+    if kind != "csv":
+        readers.refuse_columns(label_separator, split_column, group_column)
     samples = readers.with_positive_class(samples, positive_class)
     return samples if group_from is None else readers.with_groups(samples, group_from)
+
+
+def _with_warnings(samples: Samples, warnings: list[str]) -> Samples:
+    return replace(samples, warnings=[*samples.warnings, *warnings])
 
 
 def read_splits_file(samples: Samples, path: Path) -> tuple[Samples, list[str]]:
@@ -173,6 +205,6 @@ def read_splits_file(samples: Samples, path: Path) -> tuple[Samples, list[str]]:
     Raises:
         DataError: A path or a part is unknown, or a label contradicts the data's own.
     """
-    from finetune.data import readers
+    from finetune.data import tables
 
-    return readers.apply_splits_file(samples, path)
+    return tables.apply_splits_file(samples, path)

@@ -21,7 +21,7 @@ from finetune.data.unions import joined
 
 __all__ = ["PictureFacts", "duplicate_groups", "scan_pictures"]
 
-_FORMAT = 2  # of what is stored; a new one makes old caches void
+_FORMAT = 4  # of what is stored; a new one makes old caches void
 _CACHE_FILE = "pictures.sqlite"
 _SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
 
@@ -112,6 +112,8 @@ def _stamp(source: PictureSource, name: str) -> Stamp | None:
 
 
 def _facts(source: PictureSource, name: str) -> PictureFacts:
+    if not _is_text(name):
+        return PictureFacts(error="the name is not valid UTF-8; rename the file or its folder")
     try:
         content = source.raw(name)
         decoded = source.read(name)
@@ -128,6 +130,14 @@ def _facts(source: PictureSource, name: str) -> PictureFacts:
     height, width, channels = pixels.shape
     return PictureFacts(height, width, channels, str(pixels.dtype), decoded.mode, _digest(content),
                         _pixel_hash(pixels), low, high, decoded.notes)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(content: bytes) -> str:
@@ -189,7 +199,8 @@ def _parse(text: str) -> PictureFacts:
 def _store(cache: Path | None, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
     if cache is None or not rows:
         return
-    made = [(os.fsencode(source), *key, _edition(), json.dumps(asdict(facts)))
+    edition = _edition()  # slow: not for every row
+    made = [(os.fsencode(source), *key, edition, json.dumps(asdict(facts)))
             for key, facts in rows]
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.duplicates import DuplicatePolicy, check_given, conflicting_labels
+from finetune.data.duplicates import (
+    DuplicatePolicy,
+    check_given,
+    conflicting_labels,
+    group_members,
+)
 from finetune.data.samples import Samples
 from finetune.data.unions import joined
-from finetune.errors import ConfigurationError, DataError, first_of
+from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
 from finetune.files import write_text
 from finetune.specs import LabelKind
 
@@ -81,7 +86,7 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
                         "one group's pictures can be in several parts")
     if chosen is not SplitMethod.provided:
         names = _divide(samples, chosen, seed, val_fraction, test_fraction, duplicates)
-        return Split(names, chosen.value, warnings)
+        return Split(names, chosen.value, [*warnings, *_gaps(samples, names)])
     assert samples.given_split is not None
     given = np.array(samples.given_split, dtype="<U5")
     repaired, repairs = check_given(samples, given, duplicates, policy, waiver)
@@ -89,8 +94,9 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
         own = SplitMethod.group if samples.groups is not None else SplitMethod.stratified
         names = _divide(samples, own, seed, val_fraction,
                         test_fraction if (given == "test").any() else 0.0, duplicates)
-        return Split(names, own.value, warnings, repairs)
+        return Split(names, own.value, [*warnings, *_gaps(samples, names)], repairs)
     names = _complete(samples, repaired, seed, val_fraction, duplicates)
+    warnings += _gaps(samples, names)
     if not (names == "test").any():
         warnings.append("there is no test part: results are validation, also used for selection")
     return Split(names, chosen.value, warnings, repairs)
@@ -134,9 +140,13 @@ def _divide(samples: Samples, method: SplitMethod, seed: int, val_fraction: floa
 
 def _complete(samples: Samples, given: Names, seed: int, val_fraction: float,
               duplicates: Sequence[Sequence[int]]) -> Names:
-    there = set(given) - {""}
+    there, dropped = set(given) - {""}, "" in given
     if "train" not in there:
-        raise DataError(f"the data's own split has {', '.join(sorted(there))} and no train part")
+        raise DataError(f"the data's own split has {', '.join(sorted(there))} and no train part"
+                        f"{' left after data.duplicates=drop_from_train' if dropped else ''}; make "
+                        "a new one: data.split=stratified, or data.split=group where there are "
+                        "groups")
+    _refuse_untrained(samples, given)
     if "val" in there:
         return given
     inside = np.flatnonzero(given == "train")
@@ -149,12 +159,31 @@ def _complete(samples: Samples, given: Names, seed: int, val_fraction: float,
     return names
 
 
+def _lacking(samples: Samples, names: Names, part: str) -> list[str]:
+    """Classes without a (positive) picture in a part."""
+    inside = _class_vector(samples, np.flatnonzero(names == part))
+    return [c for c, n in zip(samples.label_spec.class_names, inside, strict=True) if not n]
+
+
+def _refuse_untrained(samples: Samples, given: Names) -> None:
+    lacking = _lacking(samples, given, "train")
+    if lacking and samples.label_spec.kind is LabelKind.single:
+        rest = [c for c in samples.label_spec.class_names if c not in lacking]
+        first = [f"{c!r}{did_you_mean(c, rest)}" for c in lacking]
+        raise DataError(f"{len(lacking)} classes have pictures in the split, but none in train: "
+                        f"{first_of(first)}. Spell them alike in all parts, remove them, or make a "
+                        "new split: data.split=stratified")
+
+
+def _gaps(samples: Samples, names: Names) -> list[str]:
+    found = {part: _lacking(samples, names, part) for part in PARTS if (names == part).any()}
+    return [f"{len(lacking)} classes have no picture in {part}: {first_of(lacking)}"
+            for part, lacking in found.items() if lacking]
+
+
 def _units(samples: Samples, duplicates: Sequence[Sequence[int]], *,
            with_groups: bool) -> list[list[int]]:
-    members: dict[str, list[int]] = {}
-    if with_groups and samples.groups is not None:
-        for index, group in enumerate(samples.groups):
-            members.setdefault(group, []).append(index)
+    members = group_members(samples) if with_groups else {}
     return joined(len(samples), [*members.values(), *duplicates])
 
 
@@ -174,7 +203,8 @@ def _assign(samples: Samples, units: list[list[int]], shares: dict[str, float],
     return names
 
 
-def _class_vector(samples: Samples, unit: Sequence[int]) -> npt.NDArray[np.float64]:
+def _class_vector(samples: Samples,
+                  unit: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     labels = samples.labels[np.asarray(unit)]
     if samples.label_spec.kind is LabelKind.single:
         return np.bincount(labels, minlength=samples.label_spec.output_width).astype(np.float64)
@@ -187,11 +217,11 @@ def _refuse_small(samples: Samples, counts: npt.NDArray[np.float64], needed: int
     small = [f"{name} ({int(n)})" for name, n in
              zip(samples.label_spec.class_names, units, strict=True) if n < needed]
     if small:
-        kind = "groups or different pictures"
+        kind = "different pictures" if samples.groups is None else "groups (patients, regions)"
+        fewer = "set data.test_fraction=0, " if needed > 2 else ""
         raise DataError(f"classes with too few {kind} to be in each of {needed} parts: "
                         f"{first_of(small, count=10)}. Add pictures, join or remove these classes, "
-                        "set data.test_fraction=0, or give a split of your own with "
-                        "data.splits_file=FILE")
+                        f"{fewer}or give a split of your own with data.splits_file=FILE")
 
 
 def _stratified(classes: npt.NDArray[Any], shares: dict[str, float], seed: int) -> list[str]:
@@ -244,13 +274,17 @@ def _greedy(counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any], shares: di
 
 def _cover(parts: npt.NDArray[Any], counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any],
            number: int) -> None:
-    """Move the smallest unit of a class that a part lacks to it, from where others remain."""
-    for each in range(counts.shape[1]):
+    """Move the smallest unit of a class that a part lacks to it, from where others remain.
+
+    Rare classes first; no move takes another class away from a part.
+    """
+    has = counts > 0
+    for each in np.argsort(has.sum(axis=0), kind="stable"):
         for part in range(number):
-            has = counts[:, each] > 0
-            if (parts[has] == part).any():
+            if has[parts == part, each].any():
                 continue
-            spare = [u for u in np.flatnonzero(has) if (parts[has] == parts[u]).sum() > 1]
+            spare = [u for u in np.flatnonzero(has[:, each])
+                     if (has[parts == parts[u]][:, has[u]].sum(axis=0) > 1).all()]
             if spare:
                 parts[min(spare, key=lambda u: (sizes[u], u))] = part
 
@@ -274,12 +308,14 @@ def write_splits(path: Path, samples: Samples, split: Split) -> Path:
     assert len(set(samples.ids)) == len(samples) == len(split.names)
     assert set(split.names) <= {*PARTS, ""}
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "group"])
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # \r needs it until 3.13
+    plain.writerow(["path", "label", "split", "group"])
     groups = samples.groups or [""] * len(samples)
     for index, (name, part) in enumerate(zip(samples.ids, split.names, strict=True)):
         if part:
-            writer.writerow([name, _label_text(samples, index), part, groups[index]])
+            row = [name, _label_text(samples, index), part, groups[index]]
+            (quoted if "\r" in "".join(row) else plain).writerow(row)
     return write_text(path, text.getvalue())
 
 
