@@ -1,10 +1,13 @@
 """Figures and their numbers."""
 
 import csv
+import re
 import warnings
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from PIL import Image
 from run_builder import build_run
 from sklearn import metrics as reference
@@ -86,6 +89,32 @@ def test_chinese_names_are_drawn_or_the_missing_font_is_told_once(tmp_path):
     else:
         assert families
     assert rows(tmp_path / "figures" / "confusion_matrix.csv")[0][1:] == names
+
+
+@pytest.mark.parametrize("names", [["n", "y"], list("abc"), ["x" * 90, "y" * 90]])
+def test_no_text_is_cut_and_a_rehearsal_says_so_in_every_figure(names, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("finetune.report.figures._save", lambda figure, stem: drawn.append(figure))
+    write_figures(build_run(tmp_path, names, part="val", rehearsal={"command": "x"}).path)
+    for figure in drawn:
+        figure.draw_without_rendering()
+        texts = [t for t in figure.findobj(Text) if re.search(r"[a-zA-Z]", t.get_text())]
+        assert any("REHEARSAL" in text.get_text() for text in texts)
+        for text in texts:
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, text
+    assert len(drawn) == len(FIGURES)
+
+
+def test_no_legend_lies_on_a_curve(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("finetune.report.figures._save", lambda figure, stem: drawn.append(figure))
+    write_figures(build_run(tmp_path, list("abcd"), multi=True).path)
+    for figure in drawn:
+        figure.draw_without_rendering()
+        for legend in figure.findobj(Legend):
+            box = legend.get_window_extent()
+            assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
 def test_a_run_without_predictions_has_its_curves_only(tmp_path):
