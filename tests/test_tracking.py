@@ -137,11 +137,20 @@ def test_disabled_imports_nothing_and_writes_nothing(folder):
 
 def test_variables_of_the_user_count_where_no_key_is_set(folder, server, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    names = ("PROJECT", "RUN_GROUP", "TAGS", "NOTES", "NAME", "ENTITY")
+    for name in names:
+        monkeypatch.setenv(f"WANDB_{name}", f"their-{name.lower()}")
     before = dict(os.environ)
     track(folder, None)
-    assert "theirs" in server.everything
+    assert [n for n in names if f'"their-{n.lower()}"' not in server.everything] == []
     assert dict(os.environ) == before
+
+
+def test_keys_go_before_the_users_variables(folder, server, monkeypatch):
+    for name in ("PROJECT", "RUN_GROUP", "TAGS", "NOTES", "ENTITY"):
+        monkeypatch.setenv(f"WANDB_{name}", "theirs")
+    track(folder, "online", project="p", group="g", tags=["t"], notes="n", entity="e")
+    assert "theirs" not in server.everything
 
 
 @pytest.mark.parametrize(("word", "pattern"), [("dryrun", "offline-run-*"), ("disabled", None)])

@@ -23,7 +23,7 @@ __all__ = ["Tracker", "TrackingMode", "hashed_id", "private_config", "start_trac
 _LATER = "this run is tracked offline and can be sent later with `wandb sync`"
 _BASE_URL = "https://api.wandb.ai"
 _PRIVATE = {"root", "labels_file", "splits_file", "output_dir", "group_from", "waiver"}
-_FILES = {".pt", ".pth", ".bin", ".safetensors", ".csv", ".npz", ".yaml", ".yml"}
+_FILES = {".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".safetensors", ".csv", ".npz"}
 _OTHER_MODES = {"dryrun": "offline", "run": "online"}  # older words that wandb still takes
 
 
@@ -184,7 +184,7 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         group: Name that joins runs.
         tags: Labels of the run.
         notes: Free text.
-        name: The run's name.
+        name: The run's name, unless WANDB_NAME says another.
         config: Values without paths, from `private_config`.
         run_id: Of a run to continue.
         pictures: Whether pictures may leave the machine.
@@ -205,8 +205,8 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         "project": project or os.environ.get("WANDB_PROJECT") or "finetune",
         "entity": entity or os.environ.get("WANDB_ENTITY"),
         "group": group or os.environ.get("WANDB_RUN_GROUP"), "tags": list(tags) or None,
-        "notes": notes, "name": name, "dir": str(folder.resolve()), "config": dict(config),
-        "id": run_id}
+        "notes": notes, "name": os.environ.get("WANDB_NAME") or name,
+        "dir": str(folder.resolve()), "config": dict(config), "id": run_id}
     warnings: list[str] = []
     if chosen is TrackingMode.online:
         warnings = _reasons_against_online(timeout)
