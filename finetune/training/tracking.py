@@ -179,7 +179,7 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         folder: The run directory.
         mode: None: the variable WANDB_MODE, else offline. Online falls back to offline when no
             key is set or the server doesn't answer.
-        project: None: WANDB_PROJECT, else ``finetune``. Likewise ``entity`` and ``group``.
+        project: None: WANDB_PROJECT, else ``finetune``. Likewise the next four.
         entity: User or team.
         group: Name that joins runs.
         tags: Labels of the run.
@@ -201,11 +201,12 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         return Tracker()
     os.makedirs(folder / "wandb", exist_ok=True)
     salt += _secret(folder / "wandb" / "secret")
+    user = os.environ.get  # wandb itself looks at these but once in a process
     given = {
-        "project": project or os.environ.get("WANDB_PROJECT") or "finetune",
-        "entity": entity or os.environ.get("WANDB_ENTITY"),
-        "group": group or os.environ.get("WANDB_RUN_GROUP"), "tags": list(tags) or None,
-        "notes": notes, "name": os.environ.get("WANDB_NAME") or name,
+        "project": project or user("WANDB_PROJECT") or "finetune",
+        "entity": entity or user("WANDB_ENTITY"), "group": group or user("WANDB_RUN_GROUP"),
+        "tags": list(tags) or [tag for tag in user("WANDB_TAGS", "").split(",") if tag] or None,
+        "notes": notes or user("WANDB_NOTES"), "name": user("WANDB_NAME") or name,
         "dir": str(folder.resolve()), "config": dict(config), "id": run_id}
     warnings: list[str] = []
     if chosen is TrackingMode.online:
