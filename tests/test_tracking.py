@@ -125,6 +125,28 @@ def test_offline_makes_no_request(mode, folder, server, monkeypatch):
     assert server.requests == [] and asked == []
 
 
+OFFLINE = """
+import sys, urllib.request
+from pathlib import Path
+from finetune.training.tracking import start_tracking
+tracker = start_tracking(
+    Path("."), mode=sys.argv[1], project=None, entity=None, group=None, tags=[], notes=None,
+    name="x", config={}, run_id=None, pictures=True, salt="")
+tracker.log_epoch({"val/accuracy": 0.5}, 1)
+tracker.finish()
+urllib.request.urlopen("http://the-last-word.invalid", timeout=5)
+"""
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_no_process_of_an_offline_run_asks_any_host(mode, folder, server, monkeypatch):
+    monkeypatch.delenv("WANDB_BASE_URL")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, server.url)  # what any process asks arrives here
+    subprocess.run([sys.executable, "-c", OFFLINE, mode], check=True, timeout=60)
+    assert [path for _, path, *_ in server.requests] == ["http://the-last-word.invalid"]
+
+
 def test_disabled_imports_nothing_and_writes_nothing(folder):
     code = ("import sys; from pathlib import Path; from finetune.training.tracking import *\n"
             "t = start_tracking(Path('.'), mode='disabled', project=None, entity=None, group=None,"
