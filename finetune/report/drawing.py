@@ -225,7 +225,7 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
     """
     few = len(curves) <= NAMES_UP_TO
     entries = (len(curves) if few else 1) + (mean is not None)
-    figure = Figure(figsize=(5.6, 5.4 + 0.19 * entries), layout="constrained")
+    figure = Figure(figsize=(5.6, 6.1 + 0.2 * entries), layout="constrained")
     axes = figure.subplots()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle=":")

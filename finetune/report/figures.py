@@ -180,12 +180,12 @@ def _write_counts(folder: Path, matrix: np.ndarray, names: Sequence[str], labels
 def _write_classes(folder: Path, predictions: Predictions, labels: Sequence[str],
                    part: str) -> None:
     roc = roc_curves(predictions, labels)
-    _save(draw_classes(roc, mean_curve(roc, label="mean of classes"), Axis(
+    _save(draw_classes(roc, mean_curve(roc), Axis(
         f"ROC curve, area under it\n{part}", "false positive rate (1 - specificity)",
         "true positive rate (sensitivity)"), diagonal=True), folder / "roc")
     _save_curves(folder / "roc.csv", roc, "false_positive_rate", "true_positive_rate")
     precision = precision_recall_curves(predictions, labels)
-    _save(draw_classes(precision, mean_curve(precision, label="mean of classes"), Axis(
+    _save(draw_classes(precision, mean_curve(precision), Axis(
         f"Precision and recall, average precision\n{part}", "recall (sensitivity)",
         "precision (positive predictive value)"), diagonal=False),
         folder / "precision_recall")
