@@ -54,6 +54,8 @@ Each of these is refused (exit code 2):
 | `FINETUNE_CACHE` | where facts about pictures are kept; unset: `~/.cache/finetune` |
 | `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `TORCH_HOME` | weights: as in huggingface_hub, torch |
 | `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`, `WANDB_RUN_GROUP` | for unset `tracking.*` |
+| `WANDB_TAGS`, `WANDB_NOTES` | likewise |
+| `WANDB_NAME` | another name than that of the run's folder |
 | `WANDB_API_KEY`, `WANDB_BASE_URL` | key and server for `tracking.mode=online` |
 | `WORLD_SIZE` | above 1: refused, this version trains in one process |
 | `FINETUNE_TEST_DATA` | tests only, see [contributing](../CONTRIBUTING.md) |
@@ -84,6 +86,8 @@ MORE = {
     "training.ema_decay": "averaged weights are measured and kept; unset: none",
     "training.class_weights": "balanced: every class counts alike in the loss",
     "training.precision": "bf16 by autocast; weights stay fp32",
+    "tracking.tags": "unset: WANDB_TAGS",
+    "tracking.notes": "unset: WANDB_NOTES",
     "tracking.pictures": "the worst mistakes, with hashed names",
 }
 

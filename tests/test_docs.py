@@ -26,10 +26,21 @@ def test_the_settings_page_is_the_schemas():
     assert not re.search(r"\|\s*\|$", page, re.MULTILINE)  # every key is explained
 
 
+def anchors(page):
+    """Of the headings, as GitHub makes them: lower case, hyphens for blanks, no punctuation."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        target, _, anchor = link.partition("#")
+        there = page.parent / target if target else page
+        assert link.startswith("https://") or there.exists(), link
+        assert not (anchor and there.suffix == ".md") or anchor in anchors(there), link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -48,17 +59,40 @@ def test_readme_has_the_two_commands_on_its_first_screen_and_every_recipe():
     assert [name for name in list_recipes() if f"`{name}`" not in text] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_scripts_in_commands_exist_and_commands_are_known(page):
+    commands = "\n".join(blocks(page, "sh"))
+    for script in re.findall(r"^(?:python )?((?:data_tools|benchmarks|\.ci)/\S+)", commands, re.M):
+        assert (ROOT / script).exists(), script
+    known = {"ls", "show", "cp", "plan", "resume", "evaluate", "report", "keys"}
+    words = re.findall(r"python -m finetune (\S+)", commands)
+    assert [word for word in words if word not in known and "=" not in word] == []
+
+
+def run_shell(page, folder, limit):
+    """All commands of a page, one after the other, in a folder with the data tools."""
+    (folder / "data_tools").symlink_to(ROOT / "data_tools")
+    shell = "set -e\n" + "".join(blocks(page, "sh"))
+    shell = re.sub(r"^python ", f'"{sys.executable}" ', shell, flags=re.MULTILINE)
+    done = subprocess.run(["bash", "-c", shell], cwd=folder, capture_output=True, text=True,
+                          timeout=limit, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "told"), [("recipes", "ward"), ("method", "what would train"),
+                                            ("data", "split.csv")])
+def test_the_commands_of_a_page_run(name, told, tmp_path):
+    assert told in run_shell(ROOT / "docs" / f"{name}.md", tmp_path, 300)
+
+
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
-    (tmp_path / "data_tools").symlink_to(ROOT / "data_tools")
     page = ROOT / "docs" / "tutorial.md"
-    shell = "set -e\n" + "".join(blocks(page, "sh"))
-    shell = shell.replace("python ", f'"{sys.executable}" ')
-    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "agrees with the run's own predictions" in done.stdout
-    assert "is finished; nothing to do" in done.stdout
+    told = run_shell(page, tmp_path, 500)
+    assert "agrees with the run's own predictions" in told
+    assert "is finished; nothing to do" in told
     for block in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True,
                               text=True, timeout=300, check=False)

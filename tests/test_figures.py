@@ -1,10 +1,14 @@
 """Figures and their numbers."""
 
 import csv
+import io
+import re
 import warnings
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from PIL import Image
 from run_builder import build_run
 from sklearn import metrics as reference
@@ -86,6 +90,42 @@ def test_chinese_names_are_drawn_or_the_missing_font_is_told_once(tmp_path):
     else:
         assert families
     assert rows(tmp_path / "figures" / "confusion_matrix.csv")[0][1:] == names
+
+
+@pytest.mark.parametrize("names", [["n", "y"], list("abcdefg"), ["x" * 90, "y" * 90],
+                                   list("abcdefghij"), [f"k{i}" for i in range(13)]],
+                         ids=["2", "7", "long", "10", "13"])
+def test_no_text_is_cut_and_a_rehearsal_says_so_in_every_figure(names, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("finetune.report.figures._save", lambda figure, stem: drawn.append(figure))
+    write_figures(build_run(tmp_path, names, part="val", rehearsal={"command": "x"}).path)
+    for figure in drawn:
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=150)
+        with Image.open(stream) as image:
+            pixels = np.asarray(image.convert("L"))
+        edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+        assert min(edge.min() for edge in edges) == 255
+        figure.draw_without_rendering()
+        texts = [t for t in figure.findobj(Text) if re.search(r"[a-zA-Z]", t.get_text())]
+        assert any("REHEARSAL" in text.get_text() for text in texts)
+        for text in texts:
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, text
+    assert len(drawn) == len(FIGURES)
+
+
+def test_no_legend_lies_on_a_curve(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("finetune.report.figures._save", lambda figure, stem: drawn.append(figure))
+    write_figures(build_run(tmp_path / "several", list("abcd"), multi=True).path)
+    write_figures(build_run(tmp_path / "ten", list("abcdefghij")).path)
+    for figure in drawn:
+        figure.draw_without_rendering()
+        taken = [item.get_window_extent() for axes in figure.axes
+                 for item in (axes, axes.xaxis.label, axes.yaxis.label)]
+        for legend in figure.findobj(Legend):
+            assert not any(legend.get_window_extent().overlaps(box) for box in taken)
 
 
 def test_a_run_without_predictions_has_its_curves_only(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from run_builder import build_run
 
 from finetune.errors import DataError
 from finetune.evaluation.predictions import Predictions
-from finetune.report.figures import write_figures
+from finetune.report.figures import write_batch_figure, write_figures
 from finetune.report.html import write_report
 from finetune.report.mistakes import find_mistakes
 
@@ -92,6 +93,48 @@ def test_two_classes_have_sensitivity_and_predictive_values(tmp_path):
     top = first_screen(page(run))
     assert f"sensitivity {positive['sensitivity']:.3f}" in top and "<b>ill</b>" in top
     assert f"positive predictive value {positive['ppv']:.3f}" in top
+
+
+def test_two_classes_have_both_predictive_values_and_those_of_groups(tmp_path):
+    run = build_run(tmp_path, ["healthy", "ill"], groups=True)
+    text, test = page(run), run.metrics["test"]
+    assert f"<td>{test['per_class']['ill']['npv']:.3f}</td>" in text and ">NPV<" in text
+    told = first_screen(text).split("By group")[1]
+    assert f"sensitivity {test['groups']['positive']['sensitivity']:.3f}" in told
+    assert ">NPV<" not in page(build_run(tmp_path / "many", list("abc")))
+
+
+def test_what_is_not_defined_is_a_dash_never_a_number(tmp_path):
+    run = build_run(tmp_path, list("abc"))
+    values = run.metrics
+    entry = {"precision": 0.0, "recall": 0.0, "specificity": 1.0, "f1": 0.0, "npv": 0.8,
+             "support": 0, "roc_auc": None, "average_precision": None}
+    values["test"]["per_class"]["b"] = entry
+    values["test"]["confusion_matrix"] = [[5, 0, 1], [0, 0, 0], [2, 0, 9]]
+    (tmp_path / "metrics.json").write_text(json.dumps(values))
+    text = page(run)
+    row = re.search(r'class="long">b</th>(<td>–.*?)</tr>', text.split("By class")[1]).group(1)
+    assert re.findall(r"<td>(.*?)</td>", row) == ["–", "–", "1.000", "–", "–", "–", "0"]
+    assert "No test picture is of b." in text
+
+
+def test_accuracy_of_several_labels_says_that_all_have_to_be_right(tmp_path):
+    top = first_screen(page(build_run(tmp_path, list("abc"), multi=True)))
+    assert "Subset accuracy" in top and ">Accuracy<" not in top
+
+
+def test_many_classes_and_pictures_stay_one_small_file(tmp_path):
+    names = [f"kind {i}" for i in range(50)]
+    run = build_run(tmp_path, names, count=3_000)
+    write_figures(run.path)
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (16, 16, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+                for _ in range(16)]
+    for part in ("train", "val"):
+        write_batch_figure(tmp_path / "figures" / f"batch_{part}.png", pictures, names[:16],
+                           title=part)
+    assert page(run, read_picture=lambda _: pictures[0]).count("data:image/jpeg") == 14
+    assert (tmp_path / "report.html").stat().st_size < 3e6
 
 
 def test_depths_tell_when_they_trained(tmp_path):

@@ -1,6 +1,7 @@
 """Every number is scikit-learn's, by scikit-learn's own functions or by its definition."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_classes_are_scikit_learns(classes):
         assert row == pytest.approx({
             "precision": precision[c], "recall": recall[c], "f1": f1[c], "support": support[c],
             "specificity": reference.recall_score(truth != c, answer != c),
+            "npv": reference.precision_score(truth != c, answer != c),
             "roc_auc": reference.roc_auc_score(truth == c, odds[:, c]),
             "average_precision": reference.average_precision_score(truth == c, odds[:, c])})
 
@@ -113,12 +115,58 @@ def test_several_labels_are_scikit_learns_over_what_is_known(seed):
             "precision": reference.precision_score(truth, answer),
             "recall": reference.recall_score(truth, answer),
             "specificity": reference.recall_score(1 - truth, 1 - answer),
+            "npv": reference.precision_score(1 - truth, 1 - answer),
             "f1": reference.f1_score(truth, answer), "support": truth.sum(),
             "roc_auc": areas[-1], "average_precision": precisions[-1]})
     known = ~np.isnan(found.labels)
     assert got["roc_auc"] == pytest.approx(np.mean(areas))
     assert got["average_precision"] == pytest.approx(np.mean(precisions))
     assert got["log_loss"] == pytest.approx(reference.log_loss(found.labels[known], odds[known]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_absent_and_invented_classes_are_scikit_learns(seed):
+    found = answers(6, seed=seed, absent=[1, 4])
+    found.logits[:, 4] -= 99  # never the answer either; class 1 is answered, but never true
+    truth, answer = found.labels, found.logits.argmax(axis=1)
+    got = compute_metrics(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn tells of classes that are answered only
+        expected = {"balanced_accuracy": reference.balanced_accuracy_score(truth, answer),
+                    "macro_f1": reference.f1_score(truth, answer, average="macro"),
+                    "cohen_kappa": reference.cohen_kappa_score(truth, answer),
+                    "mcc": reference.matthews_corrcoef(truth, answer)}
+    assert {name: got[name] for name in expected} == pytest.approx(expected)
+    assert (answer == 1).any() and got["roc_auc"] is None
+    invented, nowhere = got["per_class"]["class 1"], got["per_class"]["class 4"]
+    assert invented["precision"] == 0 and invented["npv"] == 1 and nowhere["npv"] == 1
+    assert invented["roc_auc"] is invented["average_precision"] is nowhere["roc_auc"] is None
+    there = [row["average_precision"] for row in got["per_class"].values() if row["support"]]
+    assert len(there) == 4 and got["average_precision"] == pytest.approx(np.mean(there))
+
+
+def test_a_class_that_nobody_has_takes_nothing_from_the_mean_of_several_labels():
+    found = several(unknown=0)
+    found.labels[:, 2], found.logits[:, 2] = 0, -9
+    got = compute_metrics(found)
+    rest = [row["f1"] for name, row in got["per_class"].items() if name != "c"]
+    assert got["macro_f1"] == pytest.approx(np.mean(rest)) == pytest.approx(reference.f1_score(
+        found.labels, found.logits >= 0, average="macro", zero_division=np.nan))
+    found.labels[:], found.logits[:] = 0, -9
+    nothing = compute_metrics(found)
+    assert nothing["accuracy"] == 1 and nothing["macro_f1"] is nothing["micro_f1"] is None
+
+
+def test_a_column_of_which_nothing_is_known_changes_no_other_number():
+    found = several()
+    found.labels[:, 3] = np.nan
+    got = compute_metrics(found)
+    fewer = LabelSpec(LabelKind.multi, ("a", "b", "c"))
+    rest = compute_metrics(Predictions(found.ids, found.labels[:, :3], found.logits[:, :3], fewer))
+    for name in ("accuracy", "macro_f1", "micro_f1", "roc_auc", "average_precision", "log_loss",
+                 "brier"):
+        assert got[name] == pytest.approx(rest[name]), name
+    assert got["per_class"]["d"]["roc_auc"] is None and got["per_class"]["d"]["npv"] is None
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from wandb_server import serving
 
+from finetune.errors import ConfigurationError
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
 
 METRICS = {"accuracy": 0.75, "count": 4, "class_names": ["cat", "dog"],
@@ -93,6 +95,18 @@ def test_nothing_private_is_in_the_files_of_an_offline_run(folder):
         assert [word for word in private_words() if word in content] == [], path
 
 
+def test_several_labels_have_a_row_of_counts_for_each_class(folder, server):
+    tracker = start(folder, "online")
+    tracker.log_results("test", {
+        "class_names": ["fever", "cough", "pain"], "macro_f1": None,
+        "confusion_matrix": [[[5, 1], [2, 3]], [[6, 2], [1, 2]], [[1, 0], [0, 9]]],
+        "per_class": {n: {"precision": 0.5, "roc_auc": None} for n in ("fever", "cough", "pain")}})
+    tracker.finish()
+    logged = next(row for row in server.history if "test/per_class" in row)
+    assert logged["test/confusion_matrix"]["nrows"] == 3
+    assert '["cough",6,2,1,2]' in server.everything.replace(" ", "")
+
+
 def test_an_offline_run_can_be_sent_later(folder, server):
     track(folder, "offline")
     assert server.requests == []
@@ -111,6 +125,28 @@ def test_offline_makes_no_request(mode, folder, server, monkeypatch):
     assert server.requests == [] and asked == []
 
 
+OFFLINE = """
+import sys, urllib.request
+from pathlib import Path
+from finetune.training.tracking import start_tracking
+tracker = start_tracking(
+    Path("."), mode=sys.argv[1], project=None, entity=None, group=None, tags=[], notes=None,
+    name="x", config={}, run_id=None, pictures=True, salt="")
+tracker.log_epoch({"val/accuracy": 0.5}, 1)
+tracker.finish()
+urllib.request.urlopen("http://the-last-word.invalid", timeout=5)
+"""
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_no_process_of_an_offline_run_asks_any_host(mode, folder, server, monkeypatch):
+    monkeypatch.delenv("WANDB_BASE_URL")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, server.url)  # what any process asks arrives here
+    subprocess.run([sys.executable, "-c", OFFLINE, mode], check=True, timeout=60)
+    assert [path for _, path, *_ in server.requests] == ["http://the-last-word.invalid"]
+
+
 def test_disabled_imports_nothing_and_writes_nothing(folder):
     code = ("import sys; from pathlib import Path; from finetune.training.tracking import *\n"
             "t = start_tracking(Path('.'), mode='disabled', project=None, entity=None, group=None,"
@@ -123,11 +159,37 @@ def test_disabled_imports_nothing_and_writes_nothing(folder):
 
 def test_variables_of_the_user_count_where_no_key_is_set(folder, server, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    names = ("PROJECT", "RUN_GROUP", "TAGS", "NOTES", "NAME", "ENTITY")
+    for name in names:
+        monkeypatch.setenv(f"WANDB_{name}", f"their-{name.lower()}")
     before = dict(os.environ)
     track(folder, None)
-    assert "theirs" in server.everything
+    os.environ.pop("WANDB_SERVICE", None)  # wandb's own, of its first run in a process
+    assert [n for n in names if f'"their-{n.lower()}"' not in server.everything] == []
     assert dict(os.environ) == before
+
+
+def test_keys_go_before_the_users_variables(folder, server, monkeypatch):
+    for name in ("PROJECT", "RUN_GROUP", "TAGS", "NOTES", "ENTITY"):
+        monkeypatch.setenv(f"WANDB_{name}", "theirs")
+    track(folder, "online", project="p", group="g", tags=["t"], notes="n", entity="e")
+    assert "theirs" not in server.everything
+
+
+@pytest.mark.parametrize(("word", "pattern"), [("dryrun", "offline-run-*"), ("disabled", None)])
+def test_words_of_the_users_variable(word, pattern, folder, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", word)
+    track(folder, None)
+    assert (folder / "wandb").exists() is (pattern is not None)
+    assert pattern is None or list((folder / "wandb").glob(pattern))
+
+
+def test_an_unknown_word_in_the_users_variable_is_told_and_a_key_goes_before_it(
+        folder, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(ConfigurationError, match=r"WANDB_MODE=ofline.*'offline'"):
+        start(folder, None)
+    start(folder, "disabled").finish()
 
 
 def test_online_without_a_key_is_offline_and_said(folder, monkeypatch, tmp_path):
@@ -202,7 +264,9 @@ def test_pictures_leave_only_when_allowed(allowed, folder, server):
     assert "patient" not in server.everything
 
 
-def test_the_model_is_an_artifact_on_request(folder, server):
+def test_the_model_is_an_artifact_on_request(folder, server, monkeypatch):
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(folder / name))
     path = folder / "best.safetensors"
     path.write_bytes(b"weights of mine")
     tracker = start(folder, "online")
@@ -210,11 +274,25 @@ def test_the_model_is_an_artifact_on_request(folder, server):
     tracker.finish()
     assert "weights of mine" in server.everything
     assert SECRET not in server.everything
+    (told,) = set(re.findall(r'"local_path": ?"([^"]*)"', server.everything))
+    assert not os.path.exists(told)
 
 
 def test_ids_are_hashed_with_the_runs_salt():
     assert hashed_id("a", "x") != hashed_id("a", "y") != hashed_id("b", "y")
     assert "a.png" not in hashed_id("a.png", "x")
+
+
+def test_the_salt_of_a_run_is_its_own_stays_and_does_not_leave(folder, server):
+    salts = []
+    for path in (folder, folder, folder / "other"):
+        tracker = start(path, "online")
+        tracker.log_epoch({"val/accuracy": 0.5}, 1)
+        tracker.finish()
+        salts.append(tracker.salt)
+    assert salts[0] == salts[1] != salts[2] and "val/accuracy" in server.everything
+    secrets = [salt.removeprefix("run-1") for salt in salts]
+    assert all(len(word) > 20 and word not in server.everything for word in secrets)
 
 
 def test_paths_are_left_out_of_the_configuration(tmp_path):
@@ -227,6 +305,20 @@ def test_paths_are_left_out_of_the_configuration(tmp_path):
                             "model.weights"}
     public, none = private_config({"model": {"weights": "https://host/a.pth", "name": "a"}})
     assert public["model"]["weights"] == "https://host/a.pth" and none == []
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("weights", "ward_7_gone.pth"), ("weights", "old-run"), ("weights", "D:\\ward\\a.pth"),
+    ("weights", "https://me:word@host/a.pth"), ("weights", "https://host/a.pth?token=1"),
+    ("weights", "file:///ward/a.pth"), ("waiver", "Dr Who agreed")])
+def test_names_of_files_reasons_and_passwords_are_left_out_too(key, value, folder):
+    (folder / "old-run").mkdir()
+    assert private_config({key: value, "transform": "xray"}) == ({"transform": "xray"}, [key])
+
+
+@pytest.mark.parametrize("value", ["resnet50.a1_in1k", "hf-hub:timm/resnet18", "pretrained"])
+def test_public_names_of_weights_stay(value):
+    assert private_config({"weights": value}) == ({"weights": value}, [])
 
 
 def test_a_tracker_that_is_off_does_nothing():

@@ -1,7 +1,7 @@
 """Every number about a set of predictions, ready for JSON.
 
 A number that is not defined (a ROC curve without negatives) is ``None``, never NaN. Precision,
-recall and F1 follow scikit-learn's ``zero_division=0``.
+recall and F1 of a class follow scikit-learn's ``zero_division=0``; means leave such an F1 out.
 """
 
 from typing import Any
@@ -248,17 +248,19 @@ def _set_report(truth: np.ndarray, predicted: np.ndarray, spec: LabelSpec) -> st
 
 
 def _set_agreement(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray) -> Metrics:
-    """Subset accuracy over pictures with a known target; F1 over classes with one."""
-    pictures, classes = known.any(axis=1), known.any(axis=0)
-    if not pictures.any():
-        return {"accuracy": None, "macro_f1": None, "micro_f1": None}
-    truth, predicted = truth[pictures][:, classes], predicted[pictures][:, classes]
-    right = (truth == predicted).all(axis=1)
-    scores = [reference.f1_score(truth.T[i], predicted.T[i], zero_division=0)
-              for i in range(truth.shape[1])]
-    return {"accuracy": float(right.mean()), "macro_f1": float(np.mean(scores)),
-            "micro_f1": float(reference.f1_score(truth.ravel(), predicted.ravel(),
-                                                 zero_division=0))}
+    """Subset accuracy over pictures with a known target; F1 over classes that occur.
+
+    A class occurs in truth or answers; without either its F1 is not defined and left out, as
+    scikit-learn's ``zero_division=nan`` does.
+    """
+    pictures = known.any(axis=1)
+    right = (truth == predicted).all(axis=1)[pictures]
+    scores = [reference.f1_score(truth[:, i], predicted[:, i], zero_division=0)
+              for i in np.flatnonzero((truth | predicted).any(axis=0))]
+    micro = reference.f1_score(truth.ravel(), predicted.ravel(), zero_division=0)
+    return {"accuracy": float(right.mean()) if pictures.any() else None,
+            "macro_f1": float(np.mean(scores)) if scores else None,
+            "micro_f1": float(micro) if scores else None}
 
 
 def _masked_losses(labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray) -> Metrics:

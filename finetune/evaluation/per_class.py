@@ -40,7 +40,8 @@ def describe_class(
     """Precision, recall, specificity, F1, support and areas of one class against the rest.
 
     Precision, recall and F1 that are not defined are 0 (scikit-learn's ``zero_division=0``);
-    specificity without negatives is ``None``.
+    specificity without negatives is ``None``, and so is the negative predictive value (``npv``)
+    without negative answers.
 
     Args:
         truth: (N,) 0, 1 or NaN = unknown.
@@ -52,6 +53,7 @@ def describe_class(
         "precision": tp / (tp + fp) if tp + fp else 0.0,
         "recall": tp / (tp + fn) if tp + fn else 0.0,
         "specificity": tn / (tn + fp) if tn + fp else None,
+        "npv": tn / (tn + fn) if tn + fn else None,
         "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0,
         "support": tp + fn,
         **class_areas(truth, scores),

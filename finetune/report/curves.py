@@ -92,7 +92,7 @@ def _precision_recall(truth: np.ndarray, scores: np.ndarray) -> Points:
             float(reference.average_precision_score(truth, scores)))
 
 
-def mean_curve(curves: Sequence[Curve], *, label: str) -> Curve | None:
+def mean_curve(curves: Sequence[Curve]) -> Curve | None:
     """Vertical mean of curves over a common x, with the mean of their areas; None for one."""
     if len(curves) < 2:
         return None
@@ -100,7 +100,8 @@ def mean_curve(curves: Sequence[Curve], *, label: str) -> Curve | None:
     heights = np.mean([_heights(curve, grid) for curve in curves], axis=0)
     start = float(np.mean([curve.y[0] for curve in curves]))
     area = float(np.mean([curve.area for curve in curves]))
-    first = replace(curves[0], name="mean of classes", label=f"{area:.3f}  {label}", area=area)
+    first = replace(curves[0], name="mean of classes", area=area,
+                    label=f"{area:.3f}  mean of {len(curves)} classes")
     return replace(first, x=np.append(0, grid), y=np.append(start, heights),
                    thresholds=np.full(202, np.nan))
 

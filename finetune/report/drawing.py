@@ -14,8 +14,8 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetune.report.curves import Curve
 
-__all__ = ["METRIC_TITLES", "STYLE", "Axis", "draw_classes", "draw_counts", "draw_history",
-           "draw_matrix", "draw_sheet"]
+__all__ = ["STYLE", "Axis", "draw_classes", "draw_counts", "draw_history", "draw_matrix",
+           "draw_sheet", "metric_titles"]
 
 METRIC_TITLES = {
     "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1",
@@ -38,27 +38,38 @@ STYLE: dict[str, Any] = {
 ZEROS_UP_TO, NUMBERS_UP_TO, NAMES_UP_TO = 20, 60, 10
 
 
-def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int | None) -> Figure:
+def metric_titles(*, single: bool) -> dict[str, str]:
+    """What each metric is called; with several labels, accuracy means that all are right."""
+    return METRIC_TITLES if single else METRIC_TITLES | {"accuracy": "Subset accuracy"}
+
+
+def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int | None,
+                 note: str = "") -> Figure:
     """Losses and validation metrics by epoch, with unfreezings and the chosen epoch marked.
 
     Args:
         history: One entry for each epoch.
         metric: The metric that chooses the epoch; drawn thicker.
         chosen: The epoch that was chosen.
+        note: Above all, when there is something to say.
     """
-    figure = Figure(figsize=(10, 4.1), layout="constrained")
+    figure = Figure(figsize=(10, 4.6 + 0.3 * bool(note)), layout="constrained")
+    if note:
+        figure.suptitle(note, fontsize=11, x=0.01, ha="left")
     left, right = figure.subplots(1, 2)
     _lines(left, history, {"train": "train_loss", "validation": _loss_key(history)}, metric)
     names = [metric, "accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc"]
     shown = [n for n in dict.fromkeys(names) if _has(history, n)][:4]
-    _lines(right, history, {METRIC_TITLES.get(n, n): n for n in shown}, metric)
+    titles = metric_titles(single=_has(history, "balanced_accuracy"))
+    _lines(right, history, {titles.get(n, n): n for n in shown}, metric)
     for axes, title in ((left, "Loss"), (right, "Metrics on validation")):
         axes.set_title(title, pad=30)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
         _mark_epochs(axes, history, chosen)
-        axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0,
+                    handlelength=1.4, columnspacing=1.2)
     return figure
 
 
@@ -135,7 +146,8 @@ def draw_matrix(matrix: np.ndarray, labels: Sequence[str], *, title: str) -> Fig
         _write_cells(axes, values, scale(values), font_inside, zeros=count <= ZEROS_UP_TO)
     else:
         figure.colorbar(display.im_, ax=axes, shrink=0.6, pad=0.02).outline.set_visible(False)
-    _dress_matrix(axes, labels, font, title)
+    _dress_matrix(axes, labels, font)
+    _set_title(figure, title)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return figure
@@ -154,11 +166,16 @@ def _write_cells(axes: Axes, values: np.ndarray, darkness: np.ndarray, font: flo
     for (row, column), value in np.ndenumerate(values):
         if value or zeros:
             axes.text(column, row, f"{value}", ha="center", va="center", fontsize=font,
-                      color="white" if darkness[row, column] > 0.5 else "#222222")
+                      color="white" if darkness[row, column] > 0.5 else "#222222",
+                      in_layout=False)
 
 
-def _dress_matrix(axes: Axes, columns: Sequence[str], font: float, title: str) -> None:
-    axes.set_title(title)
+def _set_title(figure: Figure, title: str) -> None:
+    """From the left edge: above a small matrix with long names, it would be cut."""
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+
+
+def _dress_matrix(axes: Axes, columns: Sequence[str], font: float) -> None:
     axes.tick_params(length=0, labelsize=font)
     axes.spines[:].set_visible(False)
     if len(columns) > 5 or max(map(len, columns), default=0) > 9:
@@ -182,7 +199,8 @@ def draw_counts(table: np.ndarray, labels: Sequence[str], columns: Sequence[str]
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(labels)), labels)
     _write_cells(axes, _in_percent(table)[0], shares, min(font, 9), zeros=True)
-    _dress_matrix(axes, [], font, title)
+    _dress_matrix(axes, [], font)
+    _set_title(figure, title)
     return figure
 
 
@@ -206,8 +224,8 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
         diagonal: Draw the line of chance.
     """
     few = len(curves) <= NAMES_UP_TO
-    entries = (len(curves) if few else 0) + (mean is not None)
-    figure = Figure(figsize=(5.6, 5.4 + 0.19 * entries), layout="constrained")
+    entries = (len(curves) if few else 1) + (mean is not None)
+    figure = Figure(figsize=(5.6, 6.1 + 0.2 * entries), layout="constrained")
     axes = figure.subplots()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle=":")
@@ -215,7 +233,9 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
         how: dict[str, Any] = {"color": "#0072b2", "linewidth": 0.8, "alpha": 0.25}
         if few:
             how = {"color": COLOURS[place], "linewidth": 1.6, "label": curve.label}
-        _draw_curve(axes, curve, **how)
+        _draw_curve(axes, curve, points=1000 if few else max(100, 10_000 // len(curves)), **how)
+    if not few:
+        axes.plot([], [], color="#0072b2", linewidth=0.8, label=f"each of {len(curves)} classes")
     if mean is not None:
         _draw_curve(axes, mean, color="black", linewidth=2, linestyle="--" if few else "-",
                     label=mean.label)
@@ -229,12 +249,12 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, **how: Any) -> None:
+def _draw_curve(axes: Axes, curve: Curve, *, points: int = 1000, **how: Any) -> None:
     """Precision is constant between two recalls; its steps enclose the average precision."""
-    axes.plot(*_thinned(curve), drawstyle="steps-pre" if curve.steps else "default", **how)
+    axes.plot(*_thinned(curve, points), drawstyle="steps-pre" if curve.steps else "default", **how)
 
 
-def _thinned(curve: Curve, *, points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+def _thinned(curve: Curve, points: int) -> tuple[np.ndarray, np.ndarray]:
     """At most so many points: what a figure can show, so that an SVG stays small."""
     if len(curve.x) <= points:
         return curve.x, curve.y
@@ -247,7 +267,7 @@ def draw_sheet(images: Sequence[np.ndarray], titles: Sequence[str], *, title: st
     columns = min(8, max(1, math.ceil(math.sqrt(len(images)))))
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.7 * columns + 0.2, 1.95 * rows + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+    _set_title(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()

@@ -36,6 +36,7 @@ from finetune.specs import LabelKind
 __all__ = ["FIGURES", "reported_part", "write_batch_figure", "write_figures"]
 
 FIGURES = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall")
+REHEARSAL = "REHEARSAL on generated pictures"
 PARTS = {"test": "test pictures", "val": "validation pictures, also used for selection"}
 
 
@@ -53,18 +54,24 @@ def write_figures(folder: Path) -> list[str]:
         Warnings: class names that no installed font can draw.
     """
     run = RunDirectory(folder)
+    note = REHEARSAL if _is_rehearsal(run) else ""
     if run.history:
         with _style([]):
-            _write_history(run)
+            _write_history(run, note)
     part = reported_part(run)
     if part is None:
         return []
     predictions = Predictions.load(run.predictions_path(part))
     labels, families, told = drawable(predictions.label_spec.class_names)
+    seen = "\n".join(filter(None, [PARTS[part], note]))
     with _style(families):
-        _write_matrices(folder / "figures", predictions, labels, PARTS[part])
-        _write_classes(folder / "figures", predictions, labels, PARTS[part])
+        _write_matrices(folder / "figures", predictions, labels, seen)
+        _write_classes(folder / "figures", predictions, labels, seen)
     return told
+
+
+def _is_rehearsal(run: RunDirectory) -> bool:
+    return (run.path / "environment.json").exists() and bool(run.environment.get("rehearsal"))
 
 
 def write_batch_figure(path: Path, images: Sequence[np.ndarray], titles: Sequence[str], *,
@@ -111,13 +118,13 @@ def _save_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
     write_text(path, text.getvalue())
 
 
-def _write_history(run: RunDirectory) -> None:
+def _write_history(run: RunDirectory, note: str) -> None:
     history, chosen, metric = run.history, None, "balanced_accuracy"
     if (run.path / "metrics.json").exists():
         selection = run.metrics.get("selection", {})
         chosen, metric = selection.get("epoch"), selection.get("metric", metric)
     stem = run.path / "figures" / "curves"
-    _save(draw_history(history, metric=metric, chosen=chosen), stem)
+    _save(draw_history(history, metric=metric, chosen=chosen, note=note), stem)
     rows = [_flat(entry) | {"chosen": int(entry["epoch"] == chosen)} for entry in history]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     _save_table(stem.with_suffix(".csv"), columns,
@@ -173,12 +180,12 @@ def _write_counts(folder: Path, matrix: np.ndarray, names: Sequence[str], labels
 def _write_classes(folder: Path, predictions: Predictions, labels: Sequence[str],
                    part: str) -> None:
     roc = roc_curves(predictions, labels)
-    _save(draw_classes(roc, mean_curve(roc, label="mean of classes"), Axis(
+    _save(draw_classes(roc, mean_curve(roc), Axis(
         f"ROC curve, area under it\n{part}", "false positive rate (1 - specificity)",
         "true positive rate (sensitivity)"), diagonal=True), folder / "roc")
     _save_curves(folder / "roc.csv", roc, "false_positive_rate", "true_positive_rate")
     precision = precision_recall_curves(predictions, labels)
-    _save(draw_classes(precision, mean_curve(precision, label="mean of classes"), Axis(
+    _save(draw_classes(precision, mean_curve(precision), Axis(
         f"Precision and recall, average precision\n{part}", "recall (sensitivity)",
         "precision (positive predictive value)"), diagonal=False),
         folder / "precision_recall")

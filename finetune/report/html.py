@@ -18,7 +18,7 @@ from PIL import Image
 from finetune.errors import DataError
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
-from finetune.report.drawing import METRIC_TITLES
+from finetune.report.drawing import metric_titles
 from finetune.report.figures import FIGURES, reported_part
 from finetune.report.mistakes import find_confusions, find_mistakes
 from finetune.run_directory import RunDirectory
@@ -27,6 +27,9 @@ __all__ = ["write_report"]
 
 ReadPicture = Callable[[str], np.ndarray]
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc")
+COLUMNS = {"precision": "precision", "npv": "NPV", "recall": "recall",
+           "specificity": "specificity", "f1": "F1", "roc_auc": "ROC-AUC",
+           "average_precision": "average precision", "support": "pictures"}
 SPLITS = {"provided": "as the data's own split has it",
           "stratified": "every part with the same mix of classes",
           "group": "no group in two parts"}
@@ -50,12 +53,15 @@ def write_report(folder: Path, read_picture: ReadPicture | None = None) -> Path:
     metrics = _optional(run, "metrics")
     part = next((p for p in ("test", "val") if p in metrics), None)
     values = metrics.get(part, {}) if part else {}
+    single = "balanced_accuracy" in values
+    titles = metric_titles(single=single)
     page = _template().render(
         name=folder.resolve().name, run=shlex.quote(str(folder)), environment=environment,
         part=part, values=values, metrics=metrics, history=run.history,
-        settings=_settings(folder), titles=METRIC_TITLES, splits=SPLITS, parts=_parts(environment),
-        headline={METRIC_TITLES[key]: values[key] for key in HEADLINE if key in values},
+        settings=_settings(folder), titles=titles, splits=SPLITS, parts=_parts(environment),
+        headline={titles[key]: values[key] for key in HEADLINE if key in values},
         per_class=_per_class(values), per_group=_per_class(values.get("groups", {})),
+        columns=_columns(values), single=single, absent=_absent(values),
         depths=_depths(environment, run.history), figures=_figures(folder),
         **_wrong(run, values, read_picture))
     return write_text(folder / "report.html", page)
@@ -131,6 +137,17 @@ def _per_class(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _columns(values: dict[str, Any]) -> dict[str, str]:
+    """The columns of a table by class; with many classes each, the negative value says nothing."""
+    few = "balanced_accuracy" not in values or len(values["per_class"]) == 2
+    return {key: title for key, title in COLUMNS.items() if few or key != "npv"}
+
+
+def _absent(values: dict[str, Any]) -> list[str]:
+    """Classes of which the part has no picture."""
+    return [name for name, row in values.get("per_class", {}).items() if not row["support"]]
+
+
 def _answered(matrix: list[Any], place: int) -> int:
     """For how many pictures a class was the answer; multi-label has a matrix for each class."""
     multi = isinstance(matrix[0][0], list)
@@ -159,8 +176,16 @@ def _figures(folder: Path) -> dict[str, str]:
     for name in ("batch_train", "batch_val"):
         path = folder / "figures" / f"{name}.png"
         if path.exists():
-            found[name] = _uri(path.read_bytes(), "image/png")
+            with Image.open(path) as picture:
+                found[name] = _jpeg(picture.convert("RGB"), quality=85)
     return found
+
+
+def _jpeg(picture: Image.Image, *, quality: int) -> str:
+    """A data URI; photographs as PNG would make the page several times as large."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return _uri(stream.getvalue(), "image/jpeg")
 
 
 def _uri(content: bytes, kind: str) -> str:
@@ -190,7 +215,6 @@ def _thumbnail(sample_id: str, read_picture: ReadPicture | None, *, side: int = 
     except (DataError, OSError, KeyError):
         return None
     seen = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
-    picture, stream = Image.fromarray(seen), io.BytesIO()
+    picture = Image.fromarray(seen)
     picture.thumbnail((side, side))
-    picture.save(stream, "JPEG", quality=90)
-    return _uri(stream.getvalue(), "image/jpeg")
+    return _jpeg(picture, quality=90)

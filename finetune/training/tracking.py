@@ -2,20 +2,29 @@
 
 import hashlib
 import os
+import secrets
+import shutil
+import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from finetune.errors import ConfigurationError, did_you_mean
+from finetune.files import write_text
+
 __all__ = ["Tracker", "TrackingMode", "hashed_id", "private_config", "start_tracking"]
 
 _LATER = "this run is tracked offline and can be sent later with `wandb sync`"
 _BASE_URL = "https://api.wandb.ai"
-_PATHS = {"root", "labels_file", "splits_file", "output_dir", "group_from"}
+_PRIVATE = {"root", "labels_file", "splits_file", "output_dir", "group_from", "waiver"}
+_FILES = {".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".safetensors", ".csv", ".npz"}
+_OTHER_MODES = {"dryrun": "offline", "run": "online"}  # older words that wandb still takes
 
 
 class TrackingMode(StrEnum):
@@ -36,23 +45,31 @@ def hashed_id(sample_id: str, salt: str) -> str:
 
 
 def private_config(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The configuration without paths, and the keys that were left out."""
+    """The configuration without paths and reasons, and the keys that were left out.
+
+    An address stays, unless it carries a name, a password or a query.
+    """
     kept: dict[str, Any] = {}
     dropped: list[str] = []
     for key, value in config.items():
         if isinstance(value, Mapping):
             kept[key], inner = private_config(value, f"{prefix}{key}.")
             dropped += inner
-        elif value is not None and (key in _PATHS or _is_local(value)):
+        elif value is not None and (key in _PRIVATE or _is_local(key, value)):
             dropped.append(f"{prefix}{key}")
         else:
             kept[key] = value
     return kept, dropped
 
 
-def _is_local(value: Any) -> bool:
-    return isinstance(value, str) and "://" not in value and (
-        value.startswith(("/", "~", ".", "\\")) or ("/" in value and Path(value).exists()))
+def _is_local(key: str, value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    if "://" in value:
+        return value.startswith("file:") or "@" in value or "?" in value
+    if value.startswith(("/", "~", ".")) or "\\" in value or Path(value).suffix.lower() in _FILES:
+        return True
+    return ("/" in value or key == "weights") and os.path.exists(value)
 
 
 class Tracker:
@@ -65,6 +82,7 @@ class Tracker:
         self.salt = salt  # of the hashed ids of this run
         self._restore = dict(restore or {})
         self.warnings = list(warnings)
+        self._staged: list[str] = []
 
     @property
     def run_id(self) -> str | None:
@@ -90,12 +108,8 @@ class Tracker:
         rows = [[name, *row.values()] for name, row in per_class.items()]
         logged: dict[str, Any] = {f"{split}/per_class": wandb.Table(columns=columns, data=rows)}
         if "confusion_matrix" in metrics:
-            names = metrics["class_names"]
-            counts = np.array(metrics["confusion_matrix"])
-            cells = [[names[i], names[j], int(counts[i, j])] for i in range(len(names))
-                     for j in range(len(names))]
-            logged[f"{split}/confusion_matrix"] = wandb.Table(
-                columns=["actual", "predicted", "count"], data=cells)
+            columns, rows = _counts(metrics["class_names"], metrics["confusion_matrix"])
+            logged[f"{split}/confusion_matrix"] = wandb.Table(columns=columns, data=rows)
         self._run.log(logged)
 
     def log_best(self, values: Mapping[str, float]) -> None:
@@ -120,7 +134,11 @@ class Tracker:
         import wandb
 
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
-        artifact.add_file(str(path), name=path.name)
+        folder = tempfile.mkdtemp(prefix="finetune-", dir=_neutral_folder())
+        with _variables({"WANDB_DATA_DIR": folder}):  # wandb tells the server where its copy lies
+            artifact.add_file(str(path), name=path.name)
+        if not self._run.offline:
+            self._staged.append(folder)  # `wandb sync` needs the others
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int = 0) -> None:
@@ -128,12 +146,27 @@ class Tracker:
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
             self._run = None
-        for name, value in self._restore.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self._restore = {}
+        for folder in self._staged:
+            shutil.rmtree(folder, ignore_errors=True)
+        _put_back(self._restore)
+        self._restore, self._staged = {}, []
+
+
+def _counts(names: Sequence[str], matrix: Sequence[Any]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of a confusion matrix; of several labels, one row a class."""
+    counts = np.array(matrix)
+    if counts.ndim == 3:
+        columns = ["class", "true negatives", "false positives", "false negatives",
+                   "true positives"]
+        return columns, [[name, *row.ravel().tolist()]
+                         for name, row in zip(names, counts, strict=True)]
+    return ["actual", "predicted", "count"], [
+        [names[i], names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
+
+
+def _neutral_folder() -> str | None:
+    """Where a copy can lie whose path tells nothing of the user; None: the system's own choice."""
+    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
 
 
 def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: str | None,
@@ -146,30 +179,35 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         folder: The run directory.
         mode: None: the variable WANDB_MODE, else offline. Online falls back to offline when no
             key is set or the server doesn't answer.
-        project: None: WANDB_PROJECT, else ``finetune``. Likewise ``entity`` and ``group``.
+        project: None: WANDB_PROJECT, else ``finetune``. Likewise the next four.
         entity: User or team.
         group: Name that joins runs.
         tags: Labels of the run.
         notes: Free text.
-        name: The run's name.
+        name: The run's name, unless WANDB_NAME says another.
         config: Values without paths, from `private_config`.
         run_id: Of a run to continue.
         pictures: Whether pictures may leave the machine.
-        salt: For hashed ids.
+        salt: For hashed ids; a secret that stays in ``folder/wandb/secret`` is added to it.
         timeout: Seconds to wait for the server.
         finish_timeout: Seconds to wait at the end; what hasn't arrived by then stays in the folder
             and can be sent with ``wandb sync``.
+
+    Raises:
+        ConfigurationError: WANDB_MODE is no mode.
     """
-    chosen = TrackingMode(mode or os.environ.get("WANDB_MODE") or "offline")
+    chosen = _mode(mode)
     if chosen is TrackingMode.disabled:
         return Tracker()
     os.makedirs(folder / "wandb", exist_ok=True)
+    salt += _secret(folder / "wandb" / "secret")
+    user = os.environ.get  # wandb itself looks at these but once in a process
     given = {
-        "project": project or os.environ.get("WANDB_PROJECT") or "finetune",
-        "entity": entity or os.environ.get("WANDB_ENTITY"),
-        "group": group or os.environ.get("WANDB_RUN_GROUP"), "tags": list(tags) or None,
-        "notes": notes, "name": name, "dir": str(folder.resolve()), "config": dict(config),
-        "id": run_id}
+        "project": project or user("WANDB_PROJECT") or "finetune",
+        "entity": entity or user("WANDB_ENTITY"), "group": group or user("WANDB_RUN_GROUP"),
+        "tags": list(tags) or [tag for tag in user("WANDB_TAGS", "").split(",") if tag] or None,
+        "notes": notes or user("WANDB_NOTES"), "name": user("WANDB_NAME") or name,
+        "dir": str(folder.resolve()), "config": dict(config), "id": run_id}
     warnings: list[str] = []
     if chosen is TrackingMode.online:
         warnings = _reasons_against_online(timeout)
@@ -184,6 +222,22 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
     return Tracker(run, warnings=warnings, pictures=pictures, salt=salt, restore=restore)
 
 
+def _mode(mode: TrackingMode | str | None) -> TrackingMode:
+    word = mode or os.environ.get("WANDB_MODE") or "offline"
+    word = _OTHER_MODES.get(word, word)
+    if word not in list(TrackingMode):
+        raise ConfigurationError(f"WANDB_MODE={word} is not known{did_you_mean(word, TrackingMode)}"
+                                 f"; expected {', '.join(TrackingMode)}, or set tracking.mode")
+    return TrackingMode(word)
+
+
+def _secret(path: Path) -> str:
+    """A random word of this run, the same when it is resumed; it never leaves the machine."""
+    if not path.exists():
+        write_text(path, secrets.token_hex(16))
+    return path.read_text(encoding="utf-8")
+
+
 def _begin(mode: Literal["online", "offline"], given: dict[str, Any], timeouts: tuple[float, float],
            ) -> tuple[Any, dict[str, str | None], str]:
     """The started run (or None), the variables to put back at its end, and why it failed."""
@@ -196,7 +250,7 @@ def _begin(mode: Literal["online", "offline"], given: dict[str, Any], timeouts: 
         run = wandb.init(**given, mode=mode, resume=resume,
                          settings=_private_settings(wandb, *timeouts))
     except (wandb.errors.Error, OSError) as error:
-        Tracker(restore=restore).finish()
+        _put_back(restore)
         return None, {}, str(error)
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
@@ -207,6 +261,23 @@ def _set_variables(values: Mapping[str, str]) -> dict[str, str | None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     return before
+
+
+def _put_back(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    before = _set_variables(values)
+    try:
+        yield
+    finally:
+        _put_back(before)
 
 
 def _private_settings(wandb: Any, timeout: float, finish_timeout: float) -> Any:
