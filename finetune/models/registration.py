@@ -1,7 +1,7 @@
 """Our residual networks by name, through timm's registry: ``timm.create_model("resnet20")``.
 
-Names that timm uses stay timm's: ``resnet50`` is its own, ``paper_resnet50`` is ours. Importing this
-module registers them; nothing of timm's changes.
+Names that timm uses stay timm's: ``resnet50`` is its own, ``paper_resnet50`` is ours. Importing
+this module registers them; nothing of timm's changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from finetune.models.resnet import CIFAR, IMAGENET, Bottleneck, ResNet, build_resnet
+from finetune.models.resnet import CIFAR, IMAGENET, BasicBlock, ResNet, build_resnet
 
 __all__ = ["BUNDLED", "OUR_NETWORKS"]
 
-BUNDLED = "resnet20_bottleneck"
+BUNDLED = "resnet12_wide"
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _TORCHVISION = {18: "f37072fd", 34: "b627a593", 50: "0676ba61", 101: "63fe2227", 152: "394f9c45"}
 
@@ -35,10 +35,10 @@ def _cifar() -> dict[str, Any]:
             "first_conv": "conv1", "classifier": "fc"}
 
 
-def _bottleneck20(**options: Any) -> ResNet:
-    """Two bottlenecks a stage, 64, 128 and 512 channels: wide where pictures are small."""
+def _resnet12_wide(**options: Any) -> ResNet:
+    """Two, two and one basic blocks of 32, 64 and 448 channels: many features at little cost."""
     small = {"num_classes": 10, "stem": "small"}
-    return ResNet(Bottleneck, (2, 2, 2), (16, 32, 128), **(small | options))
+    return ResNet(BasicBlock, (2, 2, 1), (32, 64, 448), **(small | options))
 
 
 def _networks() -> dict[str, tuple[Callable[..., ResNet], dict[str, Any]]]:
@@ -52,7 +52,7 @@ def _networks() -> dict[str, tuple[Callable[..., ResNet], dict[str, Any]]]:
         found[f"paper_resnet{layers}"] = _of(layers), {"tv_in1k": _imagenet(layers)}
     for layers in (18, 34):
         found[f"paper_plain{layers}"] = _of(layers, plain=True), {"": _imagenet()}
-    return found | {BUNDLED: (_bottleneck20, {"": _cifar()})}
+    return found | {BUNDLED: (_resnet12_wide, {"": _cifar()})}
 
 
 def _of(layers: int, **fixed: Any) -> Callable[..., ResNet]:
