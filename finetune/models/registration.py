@@ -37,8 +37,8 @@ def _cifar() -> dict[str, Any]:
 
 def _resnet12_wide(**options: Any) -> ResNet:
     """Two, two and one basic blocks of 32, 64 and 448 channels: many features at little cost."""
-    small = {"num_classes": 10, "stem": "small"}
-    return ResNet(BasicBlock, (2, 2, 1), (32, 64, 448), **(small | options))
+    given: dict[str, Any] = {"num_classes": 10, "stem": "small"} | options
+    return ResNet(BasicBlock, (2, 2, 1), (32, 64, 448), **given)
 
 
 def _networks() -> dict[str, tuple[Callable[..., ResNet], dict[str, Any]]]:

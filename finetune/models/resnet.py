@@ -5,8 +5,8 @@ H(x) that is wanted. If the identity is best, F has only to become zero, so that
 need not be worse than a shallower one; and the sum passes gradients down unchanged (identity
 mappings: He et al. 2016, arXiv 1603.05027).
 
-Images are (B, C, H, W). Tensors have torchvision's names, whose state dicts load unchanged. Like
-torchvision, and unlike the paper, a bottleneck strides in its 3x3 convolution ("v1.5").
+Images are (B, C, H, W). torchvision's state dicts load unchanged; as there, and unlike in the
+paper, a bottleneck strides in its 3x3 convolution ("v1.5").
 """
 
 from collections.abc import Callable, Sequence
@@ -38,25 +38,12 @@ def convolution(size: int, inputs: int, outputs: int, stride: int = 1) -> nn.Con
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
-class PaddedIdentity(nn.Module):
-    """Shortcut A: (B, C, H, W) to (B, C', H/s, W/s); every s-th pixel, zeros for new channels."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.stride, self.new = stride, outputs - inputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The input, smaller, between zero channels: half of them on each side."""
-        before = self.new // 2
-        return functional.pad(x[:, :, ::self.stride, ::self.stride],
-                              (0, 0, 0, 0, before, self.new - before))
-
-
-def build_shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    """What stands beside F(x); None is the identity."""
-    changes = stride != 1 or inputs != outputs
-    if kind == "A" and changes:
-        return PaddedIdentity(inputs, outputs, stride)
+def build_shortcut(kind: str | None, inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    """What stands beside F(x); None is x itself (or, in a plain block, nothing)."""
+    new, changes = outputs - inputs, stride != 1 or inputs != outputs
+    if kind == "A" and changes:  # every stride-th pixel, half of the zero channels on each side
+        return nn.Sequential(nn.AvgPool2d(1, stride),
+                             nn.ConstantPad3d((0, 0, 0, 0, new // 2, new - new // 2), 0.0))
     if kind == "C" or (kind == "B" and changes):
         return nn.Sequential(convolution(1, inputs, outputs, stride), nn.BatchNorm2d(outputs))
     return None
@@ -73,10 +60,10 @@ class Block(nn.Module):
         drop_path: Probability with which F is left out in training (arXiv 1603.09382).
     """
 
-    expansion = 1
-    last_norm = "bn2"
-    build: Callable[..., None]  # makes the layers of F
-    residual: Callable[[Tensor], Tensor]  # F(x)
+    expansion: int
+    last_norm: str  # name of the norm that F ends with
+    build: Callable[[int, int, int], None]  # (inputs, width, stride): makes the layers of F
+    residual: Callable[[Tensor], Tensor]  # F
 
     def __init__(self, inputs: int, width: int, stride: int = 1, *, shortcut: str | None = "B",
                  drop_path: float = 0.0) -> None:
@@ -85,19 +72,20 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.is_plain = shortcut is None
-        self.downsample = (None if shortcut is None else
-                           build_shortcut(shortcut, inputs, width * self.expansion, stride))
+        self.downsample = build_shortcut(shortcut, inputs, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """relu(F(x) + x)."""
-        result = self.drop_path(self.residual(x))
+        result: Tensor = self.drop_path(self.residual(x))
         if not self.is_plain:
             result = result + (x if self.downsample is None else self.downsample(x))
-        return self.relu(result)  # type: ignore[no-any-return]
+        return torch.relu_(result)
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions (18 and 34 layers, and CIFAR's networks); `Block` has the arguments."""
+    """Two 3x3 convolutions: 18 and 34 layers, and CIFAR's networks. Arguments as `Block`."""
+
+    expansion, last_norm = 1, "bn2"
 
     def build(self, inputs: int, width: int, stride: int) -> None:
         """Make the layers of F; the first one strides."""
@@ -106,15 +94,14 @@ class BasicBlock(Block):
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the sum."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))  # type: ignore[no-any-return]
+        x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return x
 
 
 class Bottleneck(Block):
     """1x1, 3x3, 1x1: the 3x3 works on a quarter of the channels, which makes depth affordable."""
 
-    expansion = 4
-    last_norm = "bn3"
+    expansion, last_norm = 4, "bn3"
 
     def build(self, inputs: int, width: int, stride: int) -> None:
         """Make the layers of F; the 3x3 one strides."""
@@ -125,8 +112,8 @@ class Bottleneck(Block):
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the sum."""
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))  # type: ignore[no-any-return]
+        x = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(x)))))
+        return x
 
 
 class ResNet(nn.Module):
@@ -149,7 +136,7 @@ class ResNet(nn.Module):
         global_pool: timm's name of the pooling.
 
     Raises:
-        ConfigurationError: A stem or shortcut that doesn't exist; a number below its least.
+        ConfigurationError: A stem or shortcut that doesn't exist; too few classes or channels.
     """
 
     def __init__(self, block: type[Block], depths: Sequence[int],
@@ -160,24 +147,24 @@ class ResNet(nn.Module):
         super().__init__()
         _check(stem, shortcut, num_classes, in_channels)
         self.num_classes, self.drop_rate, self.grad_checkpointing = num_classes, drop_rate, False
-        large = stem == "imagenet"
-        self.conv1 = convolution(*((7, in_channels, widths[0], 2) if large
-                                   else (3, in_channels, widths[0])))
+        size, step = (7, 2) if stem == "imagenet" else (3, 1)
+        self.conv1 = convolution(size, in_channels, widths[0], step)
         self.bn1, self.relu = nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
-        self.feature_info = [{"num_chs": widths[0], "reduction": 1 + large, "module": "relu"}]
-        self.num_features, reduction = widths[0], 4 if large else 1
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": widths[0], "reduction": step, "module": "relu"}]
+        channels, reduction = widths[0], step * step
         paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         for number, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
             stage = nn.Sequential()
             for stride in [1 if number == 1 else 2] + [1] * (depth - 1):
-                stage.append(block(self.num_features, width, stride, drop_path=next(paths),
+                stage.append(block(channels, width, stride, drop_path=next(paths),
                                    shortcut=None if plain else shortcut))
-                self.num_features, reduction = width * block.expansion, reduction * stride
+                channels, reduction = width * block.expansion, reduction * stride
             self.add_module(f"layer{number}", stage)
-            self.feature_info.append({"num_chs": self.num_features, "reduction": reduction,
+            self.feature_info.append({"num_chs": channels, "reduction": reduction,
                                       "module": f"layer{number}"})
-        self.head_hidden_size = self.num_features
+        self.num_features = self.head_hidden_size = channels
         self.reset_classifier(num_classes, global_pool)
         _initialise(self, zero_init_last)
 
@@ -186,14 +173,14 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         saves = self.grad_checkpointing and torch.is_grad_enabled()
         for stage in self.feature_info[1:]:
-            for block in self.get_submodule(str(stage["module"])).children():
+            for block in self.get_submodule(stage["module"]).children():
                 x = checkpoint(block, x, use_reentrant=False) if saves else block(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last stage's features to (B, K), or to what the classifier sees."""
         x = functional.dropout(self.global_pool(x), self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
+        return x if pre_logits else self.get_classifier()(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K)."""
@@ -201,19 +188,18 @@ class ResNet(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """The module that makes the logits."""
-        return self.fc
+        return self.get_submodule("fc")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier (and pooling) in place."""
         self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool or self.global_pool.pool_type)
+        kind = global_pool or self.get_submodule("global_pool").pool_type
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, kind)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute blocks again in the backward pass instead of keeping their insides."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Patterns of parameter groups, as timm wants them: the stem, then stages or blocks."""
         return {"stem": r"^conv1|bn1|maxpool",
@@ -226,7 +212,7 @@ def _initialise(model: ResNet, zero_init_last: bool) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_last and isinstance(module, Block):
-            nn.init.zeros_(module.get_submodule(module.last_norm).weight)
+            nn.init.zeros_(module.get_parameter(f"{module.last_norm}.weight"))
 
 
 def _check(stem: str, shortcut: str, num_classes: int, in_channels: int) -> None:
@@ -242,29 +228,22 @@ IMAGENET: dict[int, tuple[type[Block], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3)),
     152: (Bottleneck, (3, 8, 36, 3))}
-CIFAR = (20, 32, 44, 56, 110)  # 6n + 2 layers: three stages of n basic blocks, 16, 32, 64 channels
+CIFAR = (20, 32, 44, 56, 110)  # 6n + 2 layers: three stages of n basic blocks
 
 
 def build_resnet(layers: int, **options: Any) -> ResNet:
-    """The paper's network with this many layers.
+    """The paper's network with so many layers: ImageNet's, or for 6n + 2 layers CIFAR's.
 
-    18, 34, 50, 101 and 152 are ImageNet's; 6n + 2 others CIFAR's (small stem, shortcut A, 10
-    classes).
-
-    Args:
-        layers: Convolutions and classifier, as the paper counts.
-        options: Of `ResNet`.
+    CIFAR's have 16, 32 and 64 channels, the small stem, shortcut A and 10 classes. Layers are
+    convolutions and classifier, as the paper counts; ``options`` are `ResNet`'s.
 
     Raises:
         ConfigurationError: There is no network of this depth, or an option is wrong.
-
-    >>> sum(p.numel() for p in build_resnet(20).parameters())
-    269722
     """
     if layers in IMAGENET:
         return ResNet(*IMAGENET[layers], **options)
     if layers < 8 or (layers - 2) % 6:
         raise ConfigurationError(f"no residual network has {layers} layers: there are "
                                  f"{', '.join(map(str, IMAGENET))}, and 6n + 2 (8, 14, 20, ...)")
-    small = {"num_classes": 10, "stem": "small", "shortcut": "A"}
-    return ResNet(BasicBlock, ((layers - 2) // 6,) * 3, (16, 32, 64), **(small | options))
+    given: dict[str, Any] = {"num_classes": 10, "stem": "small", "shortcut": "A"} | options
+    return ResNet(BasicBlock, ((layers - 2) // 6,) * 3, (16, 32, 64), **given)
