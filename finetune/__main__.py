@@ -1,7 +1,10 @@
 """``python -m finetune``: errors become one message and an exit code, never a traceback."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from finetune.errors import FinetuneError
 
@@ -18,7 +21,8 @@ def main(words: list[str] | None = None) -> int:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, "")  # as with -m: a user's own builders and presets are found here
     try:
-        return run_command(sys.argv[1:] if words is None else words)
+        with _terminated_like_interrupted():
+            return run_command(sys.argv[1:] if words is None else words)
     except FinetuneError as error:
         return _report(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -28,12 +32,44 @@ def main(words: list[str] | None = None) -> int:
             raise
         return _report(f"training needs the package {error.name}, which is not installed: "
                        'python -m pip install "finetune-images[train]"', 2)
+    except RuntimeError as error:
+        told = _outside_failure(error)
+        if told is None:
+            raise
+        return _report(told, 1)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except OSError as error:
         return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
                        ". Nothing written before is lost; free space or rights and resume.", 1)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as SIGINT does, not in silence."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _outside_failure(error: RuntimeError) -> str | None:
+    """What torch tells as a RuntimeError though it is no fault of the program; else None."""
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    if "DataLoader worker" in text:
+        return (f"a process that reads pictures died ({first}). Too little memory is the usual "
+                "reason: fewer data.workers or a smaller data.batch_size; then resume the run")
+    if "out of memory" in text or "can't allocate memory" in text:
+        return (f"{first}\nThe device has too little memory: a smaller data.batch_size, with "
+                "training.accumulation_steps to keep the step's size, or data.image_size")
+    return None
 
 
 def _report(text: str, code: int) -> int:

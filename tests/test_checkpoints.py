@@ -37,9 +37,17 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
     model, optimizer = trained()
     save_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer, state=LoopState())
     content = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(content[: len(content) // 2])
+    for damaged in (content[: len(content) // 2], content[:-1], b"", b"hello" * 100):
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(FinetuneError, match=r"last\.pt.*start the run again"):
+            load_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer)
+
+
+def test_another_models_checkpoint_is_told(tmp_path):
+    model, optimizer = trained()
+    save_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer, state=LoopState())
     with pytest.raises(FinetuneError, match=r"last\.pt"):
-        load_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer)
+        load_checkpoint(tmp_path / "last.pt", model=nn.Linear(4, 2), optimizer=optimizer)
 
 
 def test_weights_survive_tied_tensors(tmp_path):

@@ -5,6 +5,7 @@ picture looks like depends on the run's seed, the epoch and the picture alone: n
 that reads it, nor on any global random state.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
@@ -169,12 +170,13 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
     return DataLoader(
         ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size,
         sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-        worker_init_fn=_use_one_thread, pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         drop_last=train and len(samples) > batch_size and len(samples) % batch_size == 1)
 
 
-def _use_one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches them too; the run decides
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
