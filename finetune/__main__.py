@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Interrupted
 
 __all__ = ["main"]
 
 _TRAINING_PACKAGES = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb",
                       "safetensors", "matplotlib", "scipy", "jinja2"}
+
+
+INTERRUPTED = "interrupted; nothing was changed"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -20,13 +23,24 @@ def main(words: list[str] | None = None) -> int:
 
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, "")  # as with -m: a user's own builders and presets are found here
+    received: list[int] = []
     try:
-        with _terminated_like_interrupted():
+        with _signals(received):
             return run_command(sys.argv[1:] if words is None else words)
+    except Exception:
+        if received:  # an import that is interrupted may fail in other ways
+            return _report(INTERRUPTED, Interrupted.exit_code)
+        return _failed()
+    except KeyboardInterrupt:
+        return _report(INTERRUPTED, Interrupted.exit_code)
+
+
+def _failed() -> int:
+    """One message and an exit code for the exception in hand; what isn't known is raised again."""
+    try:
+        raise
     except FinetuneError as error:
         return _report(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _report("interrupted", 130)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _TRAINING_PACKAGES:
             raise
@@ -46,17 +60,22 @@ def main(words: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a command as SIGINT does, not in silence."""
+def _signals(received: list[int]) -> Iterator[None]:
+    """SIGTERM ends a command as SIGINT does, not in silence; both are remembered."""
+    def remember(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = [signal.signal(kind, remember) for kind in kinds]
     except ValueError:  # not the main thread
-        before = None
+        before = []
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for kind, handler in zip(kinds, before, strict=False):
+            signal.signal(kind, handler)
 
 
 def _outside_failure(error: RuntimeError) -> str | None:

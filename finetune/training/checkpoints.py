@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,16 @@ def save_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Opti
         "state": asdict(state),
         "average": None if average is None else average.state_dict(),
     }
-    write_with(path, lambda stream: torch.save(content, stream))
+    write_with(path, lambda stream: _save(content, stream))
+
+
+def _save(content: dict[str, Any], stream: BinaryIO) -> None:
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:  # torch hides a full disk behind an error of its own
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def load_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer,
