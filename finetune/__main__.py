@@ -82,7 +82,7 @@ def _outside_failure(error: RuntimeError) -> str | None:
     """What torch tells as a RuntimeError though it is no fault of the program; else None."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
-    if "DataLoader worker" in text:
+    if text.startswith("DataLoader worker"):
         return (f"a process that reads pictures died ({first}). Too little memory is the usual "
                 "reason: fewer data.workers or a smaller data.batch_size; then resume the run")
     if "out of memory" in text or "can't allocate memory" in text:

@@ -82,7 +82,7 @@ def interruption(run: RunDirectory | None) -> Iterator[Interruption]:
     except BaseException as error:
         if watch.is_new and watch.run is not None and not watch.has_checkpoint():
             shutil.rmtree(watch.run.path, ignore_errors=True)
-        died = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        died = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
         if isinstance(error, KeyboardInterrupt | Interrupted) or (died and watch.requested()):
             raise Interrupted(watch.advice(error)) from error
         raise

@@ -307,6 +307,8 @@ def test_a_real_signal_to_a_real_process_group(number, whole, pictures, tmp_path
     assert_same(cut, reference)
 
 
+# torch raises in whatever runs when the signal of the death comes, be it a __del__
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_reading_process_that_dies_is_told_and_the_run_goes_on(whole, pictures, tmp_path,
                                                                 monkeypatch, capsys):
     extra = ["data.workers=2"]

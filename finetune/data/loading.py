@@ -144,6 +144,20 @@ def _read(source: Any, sample_id: str, channels: int, dtype: Dtype) -> npt.NDArr
                           "the folder changed.") from error
 
 
+class _Loader(DataLoader[Item]):
+    """Tells in one way, as torch does, that a worker died: its pipe or socket may break first."""
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (OSError, EOFError, RuntimeError) as error:
+            text = str(error)
+            broken = not isinstance(error, RuntimeError) or "ancdata" in text
+            if self.num_workers == 0 or not broken or text.startswith("Caught "):
+                raise  # the reading itself failed
+            raise RuntimeError(f"DataLoader worker: {text or 'nothing more came'}") from error
+
+
 def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
                  workers: int, seed: int, train: bool,
                  sampling: Sampling | str = Sampling.shuffled) -> DataLoader[Item]:
@@ -167,7 +181,7 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
     order = Sampling(sampling) if train else Sampling.sequential
     weights = balanced_weights(samples) if order is Sampling.balanced else None
     sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights)
-    return DataLoader(
+    return _Loader(
         ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size,
         sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
