@@ -14,9 +14,6 @@ _TRAINING_PACKAGES = {"torch", "torchvision", "timm", "albumentations", "sklearn
                       "safetensors", "matplotlib", "scipy", "jinja2"}
 
 
-INTERRUPTED = "interrupted; nothing was changed"
-
-
 def main(words: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1, 2, 3 or 130."""
     from finetune.cli import run_command
@@ -27,20 +24,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         with _signals(received):
             return run_command(sys.argv[1:] if words is None else words)
-    except Exception:
-        if received:  # an import that is interrupted may fail in other ways
-            return _report(INTERRUPTED, Interrupted.exit_code)
-        return _failed()
-    except KeyboardInterrupt:
-        return _report(INTERRUPTED, Interrupted.exit_code)
-
-
-def _failed() -> int:
-    """One message and an exit code for the exception in hand; what isn't known is raised again."""
-    try:
-        raise
     except FinetuneError as error:
         return _report(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _report("interrupted; nothing was changed", Interrupted.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _TRAINING_PACKAGES:
             raise
@@ -73,6 +60,10 @@ def _signals(received: list[int]) -> Iterator[None]:
         before = []
     try:
         yield
+    except BaseException as error:
+        if received and not isinstance(error, FinetuneError):
+            raise KeyboardInterrupt from error  # an interrupted import fails in its own ways
+        raise
     finally:
         for kind, handler in zip(kinds, before, strict=False):
             signal.signal(kind, handler)
