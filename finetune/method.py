@@ -3,7 +3,7 @@
 import copy
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +35,10 @@ from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import build_loss, build_mix, class_weights
 from finetune.training.schedules import Course, ScheduleSettings
 
-__all__ = ["Method", "build_method", "build_plan", "freeze_and_hash", "predict_part",
-           "select_metric", "validate"]
+__all__ = ["Method", "build_method", "build_plan", "freeze_and_hash", "last_opening",
+           "predict_part", "select_metric", "validate"]
+
+Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
 
 @dataclass
@@ -105,6 +107,12 @@ def build_plan(config: Config, model: nn.Module) -> Callable[[list[dict[str, Any
         frozen_fraction=config.freezing.frozen_fraction, update_norms=updates_norms(config))
 
 
+def last_opening(plan: Callable[[list[dict[str, Any]]], EpochPlan], epochs: int) -> int:
+    """The last epoch, from 0, in which a depth trains that did not in the one before."""
+    depths = [plan([{}] * epoch).depths for epoch in range(epochs)]
+    return max(e for e in range(epochs) if e == 0 or depths[e] - depths[e - 1])
+
+
 def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
     if decay is None:
         return None
@@ -123,8 +131,14 @@ def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float) -> torc
     if name.lower() not in known:
         raise ConfigurationError(f"optimizer.name={name}: timm has no such optimizer"
                                  f"{did_you_mean(name, known)}")
-    made: torch.optim.Optimizer = create_optimizer_v2(
-        [g.as_torch() for g in groups], opt=name, lr=lr, weight_decay=0.0)
+    try:
+        made: torch.optim.Optimizer = create_optimizer_v2(
+            [g.as_torch() for g in groups], opt=name, lr=lr, weight_decay=0.0)
+    except (AssertionError, ImportError) as error:  # some want CUDA or a package of their own
+        raise ConfigurationError(f"optimizer.name={name} can't be used here: {error}") from error
+    if getattr(made, "is_second_order", False):
+        raise ConfigurationError(f"optimizer.name={name} needs second derivatives, which the "
+                                 "loop doesn't compute; another one, as adamw")
     return made
 
 
@@ -183,21 +197,24 @@ def freeze_and_hash(model: nn.Module, plan: EpochPlan) -> str:
     return frozen_hash(model, plan.depths)
 
 
-def predict_part(method: Method, data: Data, part: str) -> Predictions:
-    """Logits of the chosen model for every picture of a part."""
+def predict_part(method: Method, data: Data, part: str, *,
+                 watched: Watched = lambda batches, where: batches) -> Predictions:
+    """Logits of the chosen model for every picture of a part; ``watched`` may stop it."""
     samples = data.part(part)
     return collect_predictions(
-        method.chosen_model, method.loaders[part], prepare=method.prepare, ids=samples.ids,
+        method.chosen_model, watched(method.loaders[part], f"while {part} was measured"),
+        prepare=method.prepare, ids=samples.ids,
         label_spec=samples.label_spec, groups=samples.groups, autocast=method.settings.autocast)
 
 
-def validate(method: Method, data: Data) -> Mapping[str, Any]:
+def validate(method: Method, data: Data, *,
+             watched: Watched = lambda batches, where: batches) -> Mapping[str, Any]:
     """Scalar metrics on val.
 
     Raises:
         FinetuneError: The training diverged: a logit is NaN or infinite.
     """
-    predictions = predict_part(method, data, "val")
+    predictions = predict_part(method, data, "val", watched=watched)
     if not np.isfinite(predictions.logits).all():
         raise FinetuneError("the network answers NaN or infinity on validation: the training "
                             "diverged. The last checkpoint is whole. Try a lower optimizer.lr.")

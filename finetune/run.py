@@ -32,10 +32,12 @@ from finetune.errors import CheckError, DataError, InputError
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
+from finetune.interruption import Interruption, interruption
 from finetune.method import (
     Method,
     build_method,
     freeze_and_hash,
+    last_opening,
     predict_part,
     select_metric,
     validate,
@@ -72,80 +74,85 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         InputError: Something given is wrong; no run was made.
         Interrupted: By a signal; the run can be resumed.
     """
-    session.refuse_several_processes()
-    session.announce(config, replaced)
-    before = run.environment if run is not None else None
-    device = session.choose_device(config.device.value)
-    torch.set_num_threads(before["threads"] if before else torch.get_num_threads())
+    with interruption(run) as signals:
+        session.refuse_several_processes()
+        session.announce(config, replaced)
+        before = run.environment if run is not None else None
+        device = session.choose_device(config.device.value)
+        torch.set_num_threads(before["threads"] if before else torch.get_num_threads())
 
-    # Data: read every picture once, divide, check.
-    run = run or (session.start_run(config) if replaced is not None else None)
-    data = _read_data(config, run)
-    refuse_other_data(data, before)
-    spec_labels = data.samples.label_spec
-    metric = select_metric(config, spec_labels)
+        # Data: read every picture once, divide, check.
+        signals.run = run or (session.start_run(config) if replaced is not None else None)
+        data = _read_data(config, signals.run)
+        refuse_other_data(data, before)
+        spec_labels = data.samples.label_spec
+        metric = select_metric(config, spec_labels)
 
-    # Model: the same weights for the same seed, whatever was drawn before.
-    torch.manual_seed(config.seed)
-    source = config if before is None else without_weights(config)
-    model, weights = assemble_model(source, class_names=spec_labels.class_names,
-                                    channels=data.channels)
-    spec = (InputSpec.from_dict(before["input_spec"]) if before
-            else input_spec(config, data, model, weights))
-    check_forward(config, model, spec, len(spec_labels.class_names))
-    model.to(device)
+        # Model: the same weights for the same seed, whatever was drawn before.
+        torch.manual_seed(config.seed)
+        source = config if before is None else without_weights(config)
+        model, weights = assemble_model(source, class_names=spec_labels.class_names,
+                                        channels=data.channels)
+        spec = (InputSpec.from_dict(before["input_spec"]) if before
+                else input_spec(config, data, model, weights))
+        check_forward(config, model, spec, len(spec_labels.class_names))
+        model.to(device)
 
-    # Method: depths decide what trains when, and how fast.
-    method = build_method(config, model, data, spec, device)
-    if before is None:
-        run = run or session.start_run(config)
-        run.write_config(config)
-        write_splits(run.path / "splits.csv", data.samples, data.split)
-        run.write_environment(describe_environment(
-            config, data, spec, weights, method.groups, model, device=str(device),
-            replaced=replaced, overrides=overrides))
-        session.write_batch_figures(run, method.loaders, spec, spec_labels, data)
-        save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
-                        state=LoopState(), average=method.average)
-    assert run is not None
-    state = load_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
-                            average=method.average)
-    run.write_history(state.history)
-    patience = patience_epochs(config.training.patience_fraction, config.training.epochs)
-    tracker = session.open_tracker(run, config, is_rehearsal=replaced is not None)
-    say(f"run {run.path}")
-
-    # Training: everything but the arithmetic of an epoch is the body of this loop.
-    hashes: list[str] = []
-    measure = functools.partial(validate, method, data)
-    with session.interruption(run.path) as stop, EpochLine(config.training.epochs) as line, \
-            session.failing_tracker(tracker):
-        epochs = train(
-            model, method.loaders["train"], optimizer=method.optimizer,
-            criterion=method.criterion, prepare=method.prepare, plan=method.plan,
-            freeze=lambda plan: hashes.append(freeze_and_hash(model, plan)),
-            set_train_mode=method.set_train_mode, evaluate=measure, settings=method.settings,
-            state=state, set_epoch=method.set_epoch, mix=method.mix,
-            after_step=functools.partial(method.update_average, state), stop=stop,
-            progress=line.batch, name_samples=functools.partial(session.names_of, data))
-        for result in (() if is_exhausted(state.history, metric, patience) else epochs):
-            if frozen_hash(model, result.trainable_depths) != hashes.pop():
-                raise CheckError(f"a frozen parameter or buffer moved in epoch {result.epoch}")
-            chosen = best_epoch(state.history, metric) == len(state.history) - 1
-            state.history[-1]["selected"] = chosen
-            if chosen:
-                save_weights(run.best_weights, method.chosen_model, metadata={
-                    "model": config.model.name, "epoch": str(result.epoch)})
+        # Method: depths decide what trains when, and how fast.
+        method = build_method(config, model, data, spec, device)
+        if before is None:
+            run = signals.run = signals.run or session.start_run(config)
+            run.write_config(session.with_whole_paths(config))
+            write_splits(run.path / "splits.csv", data.samples, data.split)
+            run.write_environment(describe_environment(
+                config, data, spec, weights, method.groups, model, device=str(device),
+                replaced=replaced, overrides=overrides))
+            session.write_batch_figures(run, method.loaders, spec, spec_labels, data)
             save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
-                            state=state, average=method.average)
-            run.write_history(state.history)
-            tracker.log_epoch(session.flat_scalars(state.history[-1]), result.epoch)
-            line.epoch(state.history[-1], metric, result.val.get(metric), chosen=chosen)
-            if is_exhausted(state.history, metric, patience):
-                say(f"stopped: no gain in {patience} epochs")
-                break
-        _finish(run, config, method, data, state, metric, tracker)
-    return run
+                            state=LoopState(), average=method.average)
+        assert run is not None
+        state = load_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
+                                average=method.average)
+        run.write_history(state.history)
+        patience = patience_epochs(config.training.patience_fraction, config.training.epochs)
+        exhausted = functools.partial(
+            is_exhausted, metric=metric, patience=patience,
+            last_opening=last_opening(method.plan, config.training.epochs))
+        tracker = session.open_tracker(run, config, is_rehearsal=replaced is not None)
+        say(f"run {run.path}")
+
+        # Training: everything but the arithmetic of an epoch is the body of this loop.
+        hashes: list[str] = []
+        measure = functools.partial(validate, method, data, watched=signals.watched)
+        signals.patient = True
+        with EpochLine(config.training.epochs) as line, session.failing_tracker(tracker):
+            epochs = train(
+                model, method.loaders["train"], optimizer=method.optimizer,
+                criterion=method.criterion, prepare=method.prepare, plan=method.plan,
+                freeze=lambda plan: hashes.append(freeze_and_hash(model, plan)),
+                set_train_mode=method.set_train_mode, evaluate=measure, settings=method.settings,
+                state=state, set_epoch=method.set_epoch, mix=method.mix,
+                after_step=functools.partial(method.update_average, state), stop=signals.requested,
+                progress=line.batch, name_samples=functools.partial(session.names_of, data))
+            for result in (() if exhausted(state.history) else epochs):
+                if frozen_hash(model, result.trainable_depths) != hashes.pop():
+                    raise CheckError(f"a frozen parameter or buffer moved in epoch {result.epoch}")
+                chosen = best_epoch(state.history, metric) == len(state.history) - 1
+                state.history[-1]["selected"] = chosen
+                if chosen:
+                    save_weights(run.best_weights, method.chosen_model, metadata={
+                        "model": config.model.name, "epoch": str(result.epoch)})
+                save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
+                                state=state, average=method.average)
+                run.write_history(state.history)
+                tracker.log_epoch(session.flat_scalars(state.history[-1]), result.epoch)
+                line.epoch(state.history[-1], metric, result.val.get(metric), chosen=chosen)
+                if exhausted(state.history):
+                    say(f"stopped: no gain in {patience} epochs")
+                    break
+                signals.check(f"after epoch {result.epoch}")
+            _finish(run, config, method, data, state, metric, tracker, signals)
+        return run
 
 
 def _read_data(config: Config, run: RunDirectory | None) -> Data:
@@ -165,12 +172,12 @@ def _read_data(config: Config, run: RunDirectory | None) -> Data:
 
 
 def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
-            state: LoopState, metric: str, tracker: Tracker) -> None:
+            state: LoopState, metric: str, tracker: Tracker, signals: Interruption) -> None:
     best = best_epoch(state.history, metric)
     load_weights(run.best_weights, method.chosen_model)
     metrics: dict[str, Any] = {}
     for part in [p for p in data.parts if p != "train"]:
-        predictions = predict_part(method, data, part)
+        predictions = predict_part(method, data, part, watched=signals.watched)
         predictions.save(run.predictions_path(part))
         metrics[part] = compute_metrics(predictions)
         tracker.log_results(part, metrics[part])
@@ -182,6 +189,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     tracker.log_best(session.flat_scalars(state.history[best]))
     if config.tracking.upload_model:
         tracker.log_model(run.best_weights)
+    signals.check("before the report")
     warnings = write_figures(run.path)
     for text in warnings:
         warn(text)
@@ -189,6 +197,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     environment["warnings"] = list(dict.fromkeys([*environment["warnings"], *tracker.warnings,
                                                   *warnings]))
     run.write_environment(environment)
+    signals.check("before the report")
     report = write_report(run.path, functools.partial(session.picture_for_report, data))
     session.print_result(metrics)
     say(f"report {report}")
@@ -203,6 +212,10 @@ def resume(run: RunDirectory) -> RunDirectory:
     if not run.last_checkpoint.exists():
         raise InputError(f"{run.path} has no checkpoint: it was stopped before training; start "
                          "it again")
+    root = run.config.data.root
+    if root is not None and not Path(root).exists():
+        raise InputError(f"the pictures of this run are gone: {root} does not exist. If they were "
+                         f"moved, write their new place into {run.path / 'config.yaml'}, data.root")
     for text in differences_to_now(run.environment):
         warn(text)
     rehearsal = run.environment["rehearsal"]

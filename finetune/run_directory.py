@@ -78,7 +78,13 @@ class RunDirectory:
         path = self.path / "history.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}); the checkpoint holds the same: remove "
+                             f"{self.path / 'report.html'}, then `python -m finetune resume "
+                             f"{self.path}` writes it again") from error
 
     @property
     def last_checkpoint(self) -> Path:
@@ -116,5 +122,5 @@ class RunDirectory:
         try:
             return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / name} can't be read: {error}; was the run "
-                             f"finished? `python -m finetune resume {self.path}`") from error
+            raise InputError(f"{self.path / name} can't be read ({error}): the run was not "
+                             "finished, or the file was damaged since") from error

@@ -26,12 +26,14 @@ def patience_epochs(fraction: float | None, epochs: int) -> int | None:
     return None if fraction is None else max(1, round(fraction * epochs))
 
 
-def is_exhausted(history: Sequence[dict[str, Any]], metric: str, patience: int | None) -> bool:
+def is_exhausted(history: Sequence[dict[str, Any]], metric: str, patience: int | None, *,
+                 last_opening: int = 0) -> bool:
     """Whether the last ``patience`` epochs brought no gain while the same depths trained.
 
-    An unfreezing starts the count anew: what comes after it has had no chance yet.
+    An unfreezing starts the count anew, and before the last one (in epoch ``last_opening``, from
+    0) nothing is given up: what comes after it has had no chance yet.
     """
-    if patience is None or not history:
+    if patience is None or len(history) <= last_opening:
         return False
     last_change = max(i for i, entry in enumerate(history) if entry["opened"] or i == 0)
     return len(history) - 1 - max(best_epoch(history, metric), last_change) >= patience

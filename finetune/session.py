@@ -1,9 +1,9 @@
-"""The circumstances of a run: device, signals, new folders, tracking, what is printed."""
+"""The circumstances of a run: device, new folders, tracking, what is printed."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from finetune.assembly import Data
 from finetune.config import Config, TrackingMode
 from finetune.console import say, table, warn
 from finetune.data.decoding import to_unit_range
-from finetune.errors import CheckError, InputError, Interrupted
+from finetune.errors import CheckError, InputError
 from finetune.evaluation.predictions import Predictions
 from finetune.report.figures import write_batch_figure
 from finetune.report.mistakes import find_mistakes
@@ -25,8 +25,9 @@ from finetune.specs import InputSpec, LabelKind, LabelSpec
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
 
 __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
-           "interruption", "names_of", "open_tracker", "picture_for_report", "print_result",
-           "refuse_several_processes", "start_run", "track_mistakes", "write_batch_figures"]
+           "names_of", "open_tracker", "picture_for_report", "print_result",
+           "refuse_several_processes", "start_run", "track_mistakes", "with_whole_paths",
+           "write_batch_figures"]
 
 
 def refuse_several_processes() -> None:
@@ -76,34 +77,6 @@ def start_run(config: Config) -> RunDirectory:
     return RunDirectory.create(config.output_dir, name)
 
 
-@contextmanager
-def interruption(run: Path) -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGINT or SIGTERM came; the step in hand is finished.
-
-    A second signal stops at once. Handlers are restored at the end.
-    """
-    received: list[int] = []
-
-    def remember(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = [signal.signal(kind, remember) for kind in kinds]
-    except ValueError:  # not the main thread: a notebook's own handling stays
-        before = []
-    try:
-        yield lambda: bool(received)
-    except Interrupted as error:
-        raise Interrupted(f"{error}; everything up to the epoch before is kept. Continue with\n"
-                          f"  python -m finetune resume {run}") from error
-    finally:
-        for kind, handler in zip(kinds, before, strict=False):
-            signal.signal(kind, handler)
-
-
 def open_tracker(run: RunDirectory, config: Config, *, is_rehearsal: bool) -> Tracker:
     """Start Weights & Biases as configured; a rehearsal stays offline."""
     tracking = config.tracking
@@ -132,6 +105,18 @@ def _tree(config: Config) -> dict[str, Any]:
     from finetune.composition import dump_config
 
     return dict(yaml.safe_load(dump_config(config)))
+
+
+def with_whole_paths(config: Config) -> Config:
+    """The configuration with absolute paths of the data: a run is resumed from any folder."""
+    data = config.data
+    if data.root is None:
+        return config
+    root, splits = os.path.abspath(data.root), data.splits_file
+    folder = root if os.path.isdir(root) else os.path.dirname(root)
+    if splits is not None and not Path(folder, splits).exists():
+        splits = os.path.abspath(splits)
+    return replace(config, data=replace(data, root=root, splits_file=splits))
 
 
 @contextmanager

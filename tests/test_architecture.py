@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "ranges", "recipes"},
     {"data", "models", "composition"},
     {"training", "evaluation", "run_directory"},
-    {"report", "assembly", "selection", "console"},
+    {"report", "assembly", "selection", "console", "interruption"},
     {"method", "environment"},
     {"session"},
     {"plan", "run"},

@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 from torch import nn
@@ -37,9 +39,32 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
     model, optimizer = trained()
     save_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer, state=LoopState())
     content = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(content[: len(content) // 2])
+    for damaged in (content[: len(content) // 2], content[:-1], b"", b"hello" * 100):
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(FinetuneError, match=r"last\.pt.*start the run again"):
+            load_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer)
+
+
+def test_another_models_checkpoint_is_told(tmp_path):
+    model, optimizer = trained()
+    save_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer, state=LoopState())
     with pytest.raises(FinetuneError, match=r"last\.pt"):
-        load_checkpoint(tmp_path / "last.pt", model=model, optimizer=optimizer)
+        load_checkpoint(tmp_path / "last.pt", model=nn.Linear(4, 2), optimizer=optimizer)
+
+
+@pytest.mark.parametrize("limit", [1000, 400_000])
+def test_a_disk_that_gets_full_is_an_oserror_and_the_file_before_stays(limit, tmp_path):
+    model = nn.Linear(500, 500)
+    optimizer, path = torch.optim.SGD(model.parameters()), tmp_path / "last.pt"
+    save_checkpoint(path, model=model, optimizer=optimizer, state=LoopState())
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save_checkpoint(path, model=model, optimizer=optimizer, state=LoopState(step=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_weights_survive_tied_tensors(tmp_path):

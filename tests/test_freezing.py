@@ -68,6 +68,16 @@ def test_phases_are_shares_of_the_epochs():
     assert (last.lr, last.phase) == (1e-4, 1)
 
 
+@pytest.mark.parametrize("epochs", range(2, 13))
+@pytest.mark.parametrize("shares", [(1, 2, 1), (10, 1), (1, 10)])
+def test_from_two_epochs_up_a_plan_begins_with_its_first_phase_and_ends_with_its_last(epochs,
+                                                                                     shares):
+    phases = [PhasePlan(share, frozenset({number})) for number, share in enumerate(shares)]
+    plans = depths_by_epoch("phases", epochs, phases=phases)
+    assert plans[0] == {0} and plans[-1] == {len(shares) - 1}
+    assert [max(p) for p in plans] == sorted(max(p) for p in plans)
+
+
 def train_one_step(model, plan):
     freeze_except(model, plan.depths)
     train_mode(model, plan)

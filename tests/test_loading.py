@@ -205,6 +205,31 @@ def test_unreadable_picture_is_named_in_one_line(workers, error):
     assert "\n" not in str(caught.value) and str(error) in str(caught.value)
 
 
+def iterate_raising(error, monkeypatch, workers):
+    def broken(self):
+        raise error
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", broken)
+    list(make_loader(make_samples(), workers=workers))
+
+
+@pytest.mark.parametrize("error", [
+    ConnectionResetError("reset"), EOFError(), FileNotFoundError("socket"),
+    RuntimeError("received 0 items of ancdata")])
+def test_a_broken_pipe_of_a_worker_is_told_as_its_death(error, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker"):
+        iterate_raising(error, monkeypatch, 1)
+
+
+@pytest.mark.parametrize(("error", "workers"), [
+    (OSError("own"), 0), (RuntimeError("own"), 1),
+    (OSError("Caught OSError in DataLoader worker process 0."), 1)])
+def test_an_error_of_the_reading_itself_stays(error, workers, monkeypatch):
+    with pytest.raises(type(error)) as caught:
+        iterate_raising(error, monkeypatch, workers)
+    assert caught.value is error
+
+
 def statistics(samples, channels, dtype, **options):
     return measure_statistics(samples, size=(20, 24), channels=channels, dtype=Dtype(dtype),
                               **options)

@@ -97,6 +97,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_and_before_the_step():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_of_accumulated_batches_the_one_that_is_not_finite_is_named():
+    loader = batches(5, 4)
+    loader[3][0][:] = float("inf")
+    with pytest.raises(FinetuneError, match=r"batch of 12, 13, 14, 15\."):
+        list(run(network(), loader, accumulation_steps=3,
+                 name_samples=lambda i: [str(n) for n in i.tolist()]))
+
+
 def test_a_stop_finishes_the_step_and_leaves_the_epoch_out_of_the_history():
     state = LoopState()
     with pytest.raises(Interrupted, match="epoch 1"):

@@ -182,6 +182,7 @@ def test_a_repair_is_on_the_first_screen(folder):
     (["data.root={folder}", "model.name=vit_tiny_patch16_224", "data.image_size=96"], "224"),
     (["data.root={folder}", "model.name=levit_128s", "data.image_size=96"], "levit_128s"),
     (["data.root={folder}", "optimizer.name=adamv"], "'adam'"),
+    (["data.root={folder}", "optimizer.name=adahessian"], "second derivatives"),
     (["data.root={folder}", "training.select_metric=f1"], "select_metric"),
     (["data.root={folder}", "data.transform=areal"], "aerial"),
     (["data.root={folder}", "freezing.policy=below", "freezing.below=layer9"], "layer9"),
@@ -200,6 +201,11 @@ def test_bad_input_is_exit_2_and_says_what(words, told, folder, capsys):
     small = [w for w in SMALL if w.split("=")[0] not in keys] if "recipe" not in keys else []
     assert told in refused(*given, *small, capsys=capsys)
     assert not (folder.parent / "runs").exists()  # nothing is left behind
+
+
+def test_a_rehearsal_with_a_wrong_value_leaves_no_run(tmp_path, capsys):
+    assert "timm has no such optimizer" in refused("optimizer.name=adamv", capsys=capsys)
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_several_processes_are_refused(folder, capsys, monkeypatch):

@@ -40,3 +40,12 @@ def test_an_unfreezing_starts_the_count_anew():
     assert is_exhausted(history(falling), "balanced_accuracy", 2)
     assert not is_exhausted(history(falling, opened=[2]), "balanced_accuracy", 2)
     assert is_exhausted(history([*falling, 0.1], opened=[2]), "balanced_accuracy", 2)
+
+
+def test_nothing_is_given_up_before_the_last_unfreezing():
+    falling = [0.5, 0.4, 0.3]
+    assert is_exhausted(history(falling), "balanced_accuracy", 1)
+    assert not is_exhausted(history(falling), "balanced_accuracy", 1, last_opening=3)
+    opened = history([*falling, 0.2, 0.1], opened=[3])
+    assert not is_exhausted(opened[:4], "balanced_accuracy", 1, last_opening=3)
+    assert is_exhausted(opened, "balanced_accuracy", 1, last_opening=3)

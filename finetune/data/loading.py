@@ -5,6 +5,7 @@ picture looks like depends on the run's seed, the epoch and the picture alone: n
 that reads it, nor on any global random state.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
@@ -143,6 +144,20 @@ def _read(source: Any, sample_id: str, channels: int, dtype: Dtype) -> npt.NDArr
                           "the folder changed.") from error
 
 
+class _Loader(DataLoader[Item]):
+    """Tells in one way, as torch does, that a worker died: its pipe or socket may break first."""
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (OSError, EOFError, RuntimeError) as error:
+            text = str(error)
+            broken = not isinstance(error, RuntimeError) or "ancdata" in text
+            if self.num_workers == 0 or not broken or text.startswith("Caught "):
+                raise  # the reading itself failed
+            raise RuntimeError(f"DataLoader worker: {text or 'nothing more came'}") from error
+
+
 def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
                  workers: int, seed: int, train: bool,
                  sampling: Sampling | str = Sampling.shuffled) -> DataLoader[Item]:
@@ -166,15 +181,16 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
     order = Sampling(sampling) if train else Sampling.sequential
     weights = balanced_weights(samples) if order is Sampling.balanced else None
     sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights)
-    return DataLoader(
+    return _Loader(
         ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size,
         sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-        worker_init_fn=_use_one_thread, pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         drop_last=train and len(samples) > batch_size and len(samples) % batch_size == 1)
 
 
-def _use_one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches them too; the run decides
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -100,7 +100,9 @@ def freezing_plan(policy: Policy | str, history: Sequence[object], *, depth_coun
 
 
 def _phase_of(epoch: int, epochs: int, shares: Sequence[int]) -> int:
-    position = (epoch + 0.5) * sum(shares) / epochs
+    if epoch > 0 and epoch == epochs - 1:
+        return len(shares) - 1  # what an explicit plan ends with is reached from two epochs up
+    position = 0.0 if epoch == 0 else (epoch + 0.5) * sum(shares) / epochs
     for phase in range(len(shares)):
         if position <= sum(shares[: phase + 1]):
             return phase

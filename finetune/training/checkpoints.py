@@ -1,10 +1,11 @@
 """Checkpoints: whole or not there, and loadable without running code."""
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,16 @@ def save_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Opti
         "state": asdict(state),
         "average": None if average is None else average.state_dict(),
     }
-    write_with(path, lambda stream: torch.save(content, stream))
+    write_with(path, lambda stream: _save(content, stream))
+
+
+def _save(content: dict[str, Any], stream: BinaryIO) -> None:
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:  # torch hides a full disk behind an error of its own
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def load_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer,
@@ -35,19 +45,26 @@ def load_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Opti
     Raises:
         FinetuneError: The file is missing or damaged.
     """
-    content = _read(path)
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    if average is not None:
-        average.load_state_dict(content["average"])
-    return LoopState(**content["state"])
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise FinetuneError(f"{path} can't be read as a checkpoint: {error}") from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        if average is not None:
+            average.load_state_dict(content["average"])
+        return LoopState(**content["state"])
+    except _UNREADABLE as error:
+        raise FinetuneError(f"{path} is no whole checkpoint of this run ({_first_line(error)}). "
+                            "It can't be resumed: put a copy of the file back, or start the run "
+                            "again") from error
+
+
+# what torch raises for files that are cut off, empty, of another kind, or another model's
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+               pickle.UnpicklingError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def save_weights(path: Path, model: nn.Module, *, metadata: Mapping[str, str]) -> None:

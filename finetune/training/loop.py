@@ -12,7 +12,6 @@
         yield EpochResult                    # logging, checkpoints, stopping: the caller's body
 """
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -171,16 +170,16 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
         opened = _enter(current, state)
         freeze(current)
         set_train_mode(current)
-        started, losses, images_seen = time.perf_counter(), [], 0
+        started, losses, shown = time.perf_counter(), [], []
         for number, (images, targets, indices) in enumerate(loader, start=1):
             targets = targets.to(_device(model), non_blocking=True)
             loss = _backward(model, prepare(images), targets, criterion=criterion, mix=mix,
                              settings=settings, share=_share(number, len(loader), settings))
             losses.append(loss)
-            images_seen += len(images)
+            shown.append(indices)
             if number % settings.accumulation_steps == 0 or number == len(loader):
-                _refuse_not_finite(losses[-settings.accumulation_steps:], epoch,
-                                   functools.partial(name_samples, indices))
+                done = (number - 1) % settings.accumulation_steps + 1
+                _refuse_not_finite(losses[-done:], shown[-done:], epoch, name_samples)
                 set_rates(optimizer, current, settings, state, steps_per_epoch(loader, settings))
                 train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
                 state.step += 1
@@ -192,7 +191,8 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
         seconds = time.perf_counter() - started
         result = EpochResult(
             epoch + 1, float(torch.stack(losses).mean()), _rates(optimizer, current),
-            sorted(current.depths), opened, current.phase, seconds, images_seen / seconds,
+            sorted(current.depths), opened, current.phase, seconds,
+            sum(map(len, shown)) / seconds,
             dict(evaluate()))
         state.history.append(result.to_dict())
         yield result
@@ -255,12 +255,15 @@ def _rates(optimizer: torch.optim.Optimizer, plan: Plan) -> dict[str, float]:
     return {g["name"]: float(g["lr"]) for g in optimizer.param_groups if g["depth"] in plan.depths}
 
 
-def _refuse_not_finite(losses: list[Tensor], epoch: int, names: Callable[[], list[str]]) -> None:
+def _refuse_not_finite(losses: list[Tensor], indices: list[Tensor], epoch: int,
+                       name_samples: Callable[[Tensor], list[str]]) -> None:
     # one transfer a step; on CPU it costs nothing, on CUDA it is hidden by the loader's wait
-    if not bool(torch.isfinite(torch.stack(losses)).all()):
+    finite = torch.isfinite(torch.stack(losses))
+    if not bool(finite.all()):
+        names = name_samples(indices[int(finite.int().argmin())])
         raise FinetuneError(
             f"the loss became NaN or infinite in epoch {epoch + 1}, in the batch of "
-            f"{', '.join(names()) or 'unknown pictures'}. The last checkpoint is whole. Try a "
+            f"{', '.join(names) or 'unknown pictures'}. The last checkpoint is whole. Try a "
             "lower optimizer.lr, training.precision=fp32, or look at these pictures.")
 
 

@@ -39,7 +39,8 @@ def lr_multiplier(step: int, *, total: int, settings: ScheduleSettings) -> float
     2017, arXiv 1608.03983) and ``linear`` fall to ``final_fraction``, ``step`` drops
     ``step_count`` times by ``step_factor`` at even distances, ``constant`` stays. ``one_cycle``
     (Smith 2018, arXiv 1708.07120) rises by a cosine over 30 % of the steps from 1/25 and falls by
-    one; ``warmup_fraction`` has no part in it.
+    one to ``final_fraction`` in the last step, as torch's ``OneCycleLR``; ``warmup_fraction`` has
+    no part in it.
 
     >>> flat = ScheduleSettings(Course.constant, warmup_fraction=0.5)
     >>> [lr_multiplier(s, total=4, settings=flat) for s in range(4)]
@@ -63,10 +64,10 @@ def lr_multiplier(step: int, *, total: int, settings: ScheduleSettings) -> float
 
 
 def _one_cycle(step: int, total: int, final: float) -> float:
-    peak = max(1, round(0.3 * total))
+    peak = max(0.0, 0.3 * total - 1)  # as torch's OneCycleLR: between two steps where it falls so
     if step < peak:
         return _cosine(1 / 25, 1.0, step / peak)
-    return _cosine(1.0, final, (step - peak) / max(1, total - peak))
+    return _cosine(1.0, final, (step - peak) / max(1.0, total - 1 - peak))
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
