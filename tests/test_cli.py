@@ -12,6 +12,8 @@ def test_bare_call_says_what_to_do_next(capsys):
 @pytest.mark.parametrize(("words", "told"), [
     (["plam"], "'plan'"), (["show", "medcal"], "'medical'"), (["cp", "medical"], "FILE"),
     (["resume", "nowhere"], "nowhere"), (["sead=1"], "seed"), (["-m", "seed=1,2"], "-m"),
+    (["medical"], "recipe=medical"), (["recipe=medical", "-m", "seed=1,2"], "-m"),
+    (["cp", "medical", "no/such/folder/mine"], "folder"), (["show", "no/such.yaml"], "no/such"),
     (["evaluate", "nowhere", "--split", "training"], "invalid choice")])
 def test_bad_input_is_exit_2_with_a_hint_and_no_traceback(words, told, capsys):
     assert main(words) == 2
@@ -38,3 +40,25 @@ def test_ls_names_every_recipe(capsys):
     assert main(["ls"]) == 0
     out = capsys.readouterr().out
     assert "gradual_unfreezing" in out and "linear_probe" in out
+
+
+@pytest.mark.parametrize("words", [
+    ["-h"], ["recipe=medical", "--help"], ["plan", "--help"], ["plan", "seed=1", "-h"]])
+def test_help_is_printed_whatever_stands_before_it(words, capsys):
+    assert main(words) == 0
+    assert "Exit codes" in capsys.readouterr().out
+
+
+def test_a_broken_recipe_stops_no_other(tmp_path, monkeypatch, capsys):
+    (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\nseed: 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "good.yaml").write_text("# a good one\nseed: 1\n")
+    monkeypatch.setenv("FINETUNE_RECIPE_PATH", str(tmp_path))
+    assert main(["ls"]) == 0 and "a good one" in capsys.readouterr().out
+    assert main(["show", "latin"]) == 2 and "latin.yaml" in capsys.readouterr().err
+
+
+def test_cp_takes_a_folder_and_never_cuts_a_name(tmp_path):
+    assert main(["cp", "medical", str(tmp_path)]) == 0
+    assert main(["cp", "medical", str(tmp_path / "mine.v2")]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["medical.yaml", "mine.v2.yaml"]

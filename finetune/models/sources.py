@@ -17,7 +17,7 @@ from finetune.models.downloads import WAYS_OUT, download, find_in_hub, public_ad
 from finetune.models.heads import keep_class_rows
 from finetune.models.state_dicts import read_tensors
 
-__all__ = ["FoundWeights", "find_weights"]
+__all__ = ["FoundWeights", "check_weights_name", "find_weights"]
 
 HUB_NAMES = ["model.safetensors", "pytorch_model.bin"]
 _FILE_ENDINGS = (".pth", ".pt", ".bin", ".th", ".safetensors", ".ckpt", ".tar")
@@ -70,6 +70,19 @@ def find_weights(weights: str, *, model: nn.Module, name: str,
     if path.exists():
         return _from_file(path, model, name, source=path.name)
     raise _not_found(weights, path, name)
+
+
+def check_weights_name(weights: str | None, name: str) -> None:
+    """Raise a `ConfigurationError` when ``weights`` is no tag, no file and no folder.
+
+    What lies behind an address, and whether it fits, shows when it is read.
+    """
+    is_elsewhere = weights in (None, "pretrained", "bundled") or str(weights).startswith(
+        ("hf-hub:", "http://", "https://"))
+    path = Path(weights or "").expanduser()
+    is_there = bool(str(weights).strip()) and path.exists()
+    if not is_elsewhere and weights not in _tags(name) and not is_there:
+        raise _not_found(str(weights), path, name)
 
 
 def _tags(name: str) -> list[str]:
