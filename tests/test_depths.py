@@ -30,6 +30,19 @@ def test_resnet_depths_are_stem_stages_head():
     assert names == ["conv1 bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "densenet121", "test_vit", "resnet10t"])
+def test_every_depth_has_a_name_of_its_own_by_which_it_is_found(name):
+    names = depth_names(layer_depths(timm.create_model(name)))
+    parts = [(part, depth) for depth, name in enumerate(names) for part in name.split()]
+    assert len({part for part, _ in parts}) == len(parts)
+    assert all(find_depth(part, names) == depth for part, depth in parts)
+
+
+def test_a_classifier_inside_a_head_is_told_from_the_heads_norm():
+    names = depth_names(layer_depths(timm.create_model("convnext_atto")))
+    assert names[-2:] == ["head.norm", "head.fc"]
+
+
 def test_buffers_lie_at_the_depth_of_their_layer():
     depths = tensor_depths(timm.create_model("resnet18"))
     for name, depth in depths.items():

@@ -47,9 +47,26 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
 
 
 def depth_names(depths: Mapping[str, int]) -> list[str]:
-    """A readable name for each depth: the modules in it, as ``conv1 bn1`` or ``layer4``."""
-    return [_common_name([n for n, d in depths.items() if d == depth])
-            for depth in range(max(depths.values()) + 1)]
+    """A readable name for each depth: the largest modules that lie in it alone.
+
+    >>> depth_names({"conv1.weight": 0, "bn1.weight": 0, "layer1.0.weight": 1, "fc.weight": 2})
+    ['conv1 bn1', 'layer1', 'fc']
+    """
+    inside: dict[str, set[int]] = {}
+    for name, depth in depths.items():
+        for module in _modules_around(name):
+            inside.setdefault(module, set()).add(depth)
+    found: dict[int, list[str]] = {}
+    for name, depth in depths.items():
+        own = next((m for m in _modules_around(name) if len(inside[m]) == 1), name)
+        found.setdefault(depth, []).append(own)
+    return [" ".join(dict.fromkeys(found[depth])) for depth in range(max(found) + 1)]
+
+
+def _modules_around(name: str) -> list[str]:
+    """From the outermost inwards; a parameter of the model itself stands for itself."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))] or [name]
 
 
 def find_depth(wanted: str, names: list[str]) -> int:
@@ -115,13 +132,3 @@ def _classifier_modules(model: nn.Module) -> list[nn.Module]:
     else:
         candidates = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
     return [m for m in candidates if m is not None and any(True for _ in m.parameters())]
-
-
-def _common_name(names: list[str]) -> str:
-    heads = list(dict.fromkeys(n.split(".")[0] for n in names))
-    parts = []
-    for head in heads:
-        inside = [n.split(".") for n in names if n.split(".")[0] == head]
-        second = {p[1] for p in inside if len(p) > 2 and p[1].isdigit()}
-        parts.append(f"{head}.{second.pop()}" if len(second) == 1 else head)
-    return " ".join(parts)

@@ -20,7 +20,7 @@ from torch.hub import HASH_REGEX
 from finetune.errors import ConfigurationError
 from finetune.files import hash_file, write_with
 
-__all__ = ["WAYS_OUT", "download", "find_in_hub", "is_reachable", "public_address"]
+__all__ = ["WAYS_OUT", "check_address", "download", "find_in_hub", "is_reachable", "public_address"]
 
 PROBE_SECONDS = 1.5  # a lookup in huggingface_hub would try for most of a minute
 READ_SECONDS = 30.0  # without a byte
@@ -110,6 +110,18 @@ def _hub_failed(repo: str, name: str, error: Exception) -> ConfigurationError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return ConfigurationError(f"{name} can't be had from hf-hub:{repo} ({type(error).__name__}: "
                               f"{reason}). Is the name right, and is access granted? {WAYS_OUT}")
+
+
+def check_address(url: str) -> None:
+    """Raise a `ConfigurationError` when a URL has no host or can't be read as one."""
+    try:
+        parts = urlsplit(url)
+        problem = "" if parts.hostname and (parts.port or True) else "it names no server"
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise ConfigurationError(f"model.weights={url} is no address: {problem}; expected is "
+                                 "https://HOST/PATH")
 
 
 def download(url: str) -> Path:

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError, closest, did_you_mean, first_of
 from finetune.files import hash_file
-from finetune.models.downloads import WAYS_OUT, download, find_in_hub, public_address
+from finetune.models.downloads import (
+    WAYS_OUT,
+    check_address,
+    download,
+    find_in_hub,
+    public_address,
+)
 from finetune.models.heads import keep_class_rows
 from finetune.models.state_dicts import read_tensors
 
@@ -62,6 +68,7 @@ def find_weights(weights: str, *, model: nn.Module, name: str,
     if weights.startswith("hf-hub:"):
         return _from_hub(weights.removeprefix("hf-hub:"), name)
     if weights.startswith(("http://", "https://")):
+        check_address(weights)
         return _from_file(download(weights), model, name, source=public_address(weights))
     if weights == "pretrained" or weights in _tags(name):
         return _from_tag(weights, name)
@@ -79,6 +86,8 @@ def check_weights_name(weights: str | None, name: str) -> None:
     """
     is_elsewhere = weights in (None, "pretrained", "bundled") or str(weights).startswith(
         ("hf-hub:", "http://", "https://"))
+    if str(weights).startswith(("http://", "https://")):
+        check_address(str(weights))
     path = Path(weights or "").expanduser()
     is_there = bool(str(weights).strip()) and path.exists()
     if not is_elsewhere and weights not in _tags(name) and not is_there:
