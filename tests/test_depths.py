@@ -55,6 +55,15 @@ def test_a_model_without_feature_groups_is_divided_by_its_children():
     assert layer_depths(model) == {"0.weight": 0, "0.bias": 0, "3.weight": 1, "3.bias": 1}
 
 
+def test_a_timm_network_inside_a_model_of_ones_own_keeps_its_stages():
+    model = nn.Module()
+    model.backbone, model.fc = timm.create_model("resnet10t", num_classes=0), nn.Linear(512, 2)
+    names = depth_names(tensor_depths(model))
+    assert names == ["backbone.conv1 backbone.bn1", *(f"backbone.layer{i}" for i in range(1, 5)),
+                     "fc"]
+    assert find_depth("layer3", names) == 3 == find_depth("backbone.layer3", names)
+
+
 def test_a_model_without_classifier_is_refused():
     with pytest.raises(ConfigurationError, match="get_classifier"):
         layer_depths(nn.Sequential(nn.Conv2d(3, 4, 3)))

@@ -152,8 +152,9 @@ def _find_builder(name: str) -> Callable[..., Any]:
             "package.module:function, installed or below the current folder") from error
     function = getattr(module, function_name, None)
     if not callable(function):
+        there = [n for n, member in vars(module).items() if callable(member)]
         raise ConfigurationError(f"model.name={name}: {module_name} has no function "
-                                 f"{function_name!r}{did_you_mean(function_name, vars(module))}")
+                                 f"{function_name!r}{did_you_mean(function_name, there)}")
     return function  # type: ignore[no-any-return]
 
 

@@ -18,15 +18,17 @@ def tensor_depths(model: nn.Module) -> dict[str, int]:
     """The depth of every parameter and buffer by name, 0 = stem, highest = classifier.
 
     Stages come from timm's ``group_matcher(coarse=True)``; without one, from the order of the
-    model's children. The classifier is split off by ``get_classifier()``, not by timm's last
-    group, which also holds final norms. Depths are consecutive.
+    model's children, and from the stages of those children that have one. The classifier is split
+    off by ``get_classifier()``, not by timm's last group, which also holds final norms. Depths are
+    consecutive.
 
     Raises:
         ConfigurationError: No classifier with parameters can be told apart.
     """
     names = [name for name, _ in model.named_parameters()]
     names += [name for name, _ in model.named_buffers()]
-    raw = _timm_groups(model, names) if hasattr(model, "group_matcher") else _by_child(names)
+    raw = _timm_groups(model, names) if hasattr(model, "group_matcher") else _by_child(
+        model, names)
     head = _classifier_prefixes(model)
     top = max(raw.values(), default=0) + 1
     raw = {n: top if n.startswith(head) else raw[n] for n in names}
@@ -95,9 +97,10 @@ def find_depth(wanted: str, names: list[str]) -> int:
 
 def _parts(names: list[str]) -> dict[str, int]:
     parts = {part: depth for depth, name in enumerate(names) for part in name.split()}
-    stages = [part.split(".")[0] for part in parts if "." in part]
-    unique = {p.split(".")[0]: d for p, d in parts.items() if stages.count(p.split(".")[0]) == 1}
-    return unique | parts
+    short = [(end, depth) for part, depth in parts.items() if "." in part
+             for end in {part.split(".")[0], part.rsplit(".", 1)[-1]} if not end.isdigit()]
+    ends = [end for end, _ in short]
+    return {end: depth for end, depth in short if ends.count(end) == 1} | parts
 
 
 def _timm_groups(model: nn.Module, names: list[str]) -> dict[str, int]:
@@ -109,9 +112,19 @@ def _timm_groups(model: nn.Module, names: list[str]) -> dict[str, int]:
     return {name: int(groups[name]) for name in names}
 
 
-def _by_child(names: list[str]) -> dict[str, int]:
-    children: dict[str, int] = {}
-    return {n: children.setdefault(n.split(".")[0], len(children)) for n in names}
+def _by_child(model: nn.Module, names: list[str]) -> dict[str, int]:
+    """One depth for each child in order, for a timm network as many as it has."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(name.partition(".")[0], []).append(name)
+    depths: dict[str, int] = {}
+    for child_name, members in parts.items():
+        start, child = max(depths.values(), default=-1) + 1, getattr(model, child_name)
+        inside = [name.partition(".")[2] for name in members]
+        groups = (_timm_groups(child, inside) if hasattr(child, "group_matcher")
+                  else dict.fromkeys(inside, 0))
+        depths |= {name: start + groups[i] for name, i in zip(members, inside, strict=True)}
+    return depths
 
 
 def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
