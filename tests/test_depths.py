@@ -64,6 +64,20 @@ def test_a_timm_network_inside_a_model_of_ones_own_keeps_its_stages():
     assert find_depth("layer3", names) == 3 == find_depth("backbone.layer3", names)
 
 
+def test_a_network_with_fine_groups_only_is_divided_by_those(monkeypatch):
+    model = timm.create_model("resnet10t")
+    coarse = model.group_matcher(coarse=True)
+
+    def fine_only(coarse=False):
+        assert not coarse, "not implemented"
+        return expected
+
+    expected = coarse
+    depths = layer_depths(model)
+    monkeypatch.setattr(model, "group_matcher", fine_only)
+    assert layer_depths(model) == depths
+
+
 def test_a_model_without_classifier_is_refused():
     with pytest.raises(ConfigurationError, match="get_classifier"):
         layer_depths(nn.Sequential(nn.Conv2d(3, 4, 3)))

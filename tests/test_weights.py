@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import adapt_input_conv
 from torch import nn
 
@@ -638,6 +638,26 @@ def test_a_run_whose_classifier_has_no_use_gives_its_backbone(tmp_path, donor, o
     assert same_features(model, earlier)
     assert "the classifier is new" in report.notes
     assert not (isinstance(model.fc, nn.Linear) and torch.equal(model.fc.weight, earlier.fc.weight))
+
+
+def test_an_unfinished_run_is_said_to_be_one(tmp_path, donor):
+    folder = make_run(tmp_path / "run", donor, [str(i) for i in range(10)])
+    _, report = build(folder)
+    assert any("not finished" in note for note in report.notes)
+    (folder / "metrics.json").write_text("{}")
+    _, report = build(folder)
+    assert not any("not finished" in note for note in report.notes)
+
+
+def test_a_run_of_another_network_names_it(tmp_path):
+    folder = make_run(tmp_path / "run", timm.create_model("resnet10t", num_classes=2), ["a", "b"])
+    with pytest.raises(ConfigurationError) as caught:
+        build(folder)
+    assert "That run trained" not in str(caught.value)
+    path = folder / "checkpoints" / "best.safetensors"
+    save_file(load_file(path), path, metadata={"finetune": json.dumps({"model": "resnet10t"})})
+    with pytest.raises(ConfigurationError, match=r"write model\.name=resnet10t"):
+        build(folder)
 
 
 def test_a_run_with_other_input_channels_keeps_its_stem(tmp_path):

@@ -108,7 +108,11 @@ def _timm_groups(model: nn.Module, names: list[str]) -> dict[str, int]:
 
     tensors = dict.fromkeys(names, None)
     matcher: Any = model.group_matcher
-    groups = group_with_matcher(tensors.items(), matcher(coarse=True), reverse=True)
+    try:
+        stages = matcher(coarse=True)
+    except AssertionError:  # rdnet has fine groups only
+        stages = matcher()
+    groups = group_with_matcher(tensors.items(), stages, reverse=True)
     return {name: int(groups[name]) for name in names}
 
 

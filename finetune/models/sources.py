@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import timm
 import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -41,6 +42,7 @@ class FoundWeights:
         licence: Of the weights, where known.
         tag: timm's.
         notes: What a reader must know.
+        network: ``model.name`` of the run that the weights come from.
     """
 
     tensors: Mapping[str, Tensor]
@@ -50,6 +52,7 @@ class FoundWeights:
     licence: str | None = None
     tag: str | None = None
     notes: tuple[str, ...] = ()
+    network: str | None = None
 
 
 def find_weights(weights: str, *, model: nn.Module, name: str,
@@ -221,9 +224,18 @@ def _from_run(folder: Path, model: nn.Module, class_names: Sequence[str] | None)
     fresh = [name for name in class_names or [] if name not in kept]
     notes += (f"classifier rows kept by class name: {first_of(kept) or 'none'}; new: "
               f"{first_of(fresh) or 'none'}",)
+    if not (folder / "metrics.json").is_file():
+        notes += ("that run is not finished: the best of its epochs so far is used",)
     settings = {**spec, "input_size": spec.get("size")}
     return FoundWeights(tensors, f"run {folder.resolve().name}", hash_file(path), settings,
-                        earlier.get("licence"), earlier.get("tag"), notes)
+                        earlier.get("licence"), earlier.get("tag"), notes, _network_of(path))
+
+
+def _network_of(path: Path) -> str | None:
+    """``model.name`` in the metadata that a run writes beside its weights."""
+    with safetensors.safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get("finetune", "{}")
+    return json.loads(told).get("model")  # type: ignore[no-any-return]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
