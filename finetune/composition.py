@@ -76,7 +76,7 @@ def compose(words: Sequence[str], *,
     Args:
         words: As typed.
         check_names: Finds problems with the names in a configuration (networks, presets …), given
-            the keys that were typed or that a recipe sets.
+            the keys to look at: all, or beside other problems those that were typed.
 
     Raises:
         ConfigurationError: One message for everything that is wrong.
@@ -93,7 +93,7 @@ def compose(words: Sequence[str], *,
     if not problems:
         problems += contradictions(config)
     if check_names is not None:
-        problems += check_names(config, {*given, *values} if not problems else given)
+        problems += check_names(config, given if problems else known_keys())
     if problems:
         raise ConfigurationError("\n".join(dict.fromkeys(problems)))
     return Composed(config, tuple(words), replaced, _repeated(pairs))

@@ -66,6 +66,8 @@ def _check_model(config: Config) -> None:
 def _check_weights(config: Config) -> None:
     from finetune.models.sources import check_weights_name
 
+    if config.model.weights == "pretrained" and _told(_check_model, config):
+        return  # an unknown network has none; that is told already
     check_weights_name(config.model.weights, config.model.name)
 
 

@@ -1,4 +1,5 @@
 import pytest
+from huggingface_hub import constants
 
 from finetune import fit
 from finetune.composition import compose
@@ -34,3 +35,18 @@ def test_weights_that_are_not_there_are_told(weights):
 def test_fit_tells_wrong_values(values, told):
     with pytest.raises(ConfigurationError, match=told):
         fit("medical", values)
+
+
+def test_weights_that_cannot_be_had_are_told_before_pictures_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConfigurationError, match=r"can't be reached.*Ways out"):
+        compose([f"data.root={tmp_path}", "model.name=resnet18"], check_names=name_problems)
+    compose([f"data.root={tmp_path}", "model.weights=null"], check_names=name_problems)
+
+
+def test_an_unknown_network_is_one_problem_not_two():
+    with pytest.raises(ConfigurationError) as caught:
+        compose(["data.root=.", "model.name=resnt50"], check_names=name_problems)
+    assert len(str(caught.value).splitlines()) == 1

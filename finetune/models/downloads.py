@@ -20,7 +20,8 @@ from torch.hub import HASH_REGEX
 from finetune.errors import ConfigurationError
 from finetune.files import hash_file, write_with
 
-__all__ = ["WAYS_OUT", "check_address", "download", "find_in_hub", "is_reachable", "public_address"]
+__all__ = ["WAYS_OUT", "check_address", "check_in_hub", "download", "find_in_hub", "is_reachable",
+           "public_address"]
 
 PROBE_SECONDS = 1.5  # a lookup in huggingface_hub would try for most of a minute
 READ_SECONDS = 30.0  # without a byte
@@ -70,17 +71,31 @@ def find_in_hub(repository: str, names: list[str]) -> Path:
     Raises:
         ConfigurationError: No network (within two seconds), no such repository or file, no access.
     """
+    cached = _in_cache(repository, names)
+    if cached is not None:
+        return cached
+    _check_online(repository)
+    repo, _, revision = repository.partition("@")
+    for name in names:
+        with contextlib.suppress(EntryNotFoundError):
+            return _fetch(repo, name, revision or None)
+    raise ConfigurationError(f"hf-hub:{repository} has none of {', '.join(names)}")
+
+
+def check_in_hub(repository: str, names: list[str]) -> None:
+    """Raise a `ConfigurationError` when nothing is cached and the hub can't be reached."""
+    if _in_cache(repository, names) is None:
+        _check_online(repository)
+
+
+def _in_cache(repository: str, names: list[str]) -> Path | None:
     repo, _, revision = repository.partition("@")
     for name in names:
         cached = try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE,
                                         revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
-    _check_online(repository)
-    for name in names:
-        with contextlib.suppress(EntryNotFoundError):
-            return _fetch(repo, name, revision or None)
-    raise ConfigurationError(f"hf-hub:{repository} has none of {', '.join(names)}")
+    return None
 
 
 def _check_online(repository: str) -> None:

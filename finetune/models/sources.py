@@ -17,6 +17,7 @@ from finetune.files import hash_file
 from finetune.models.downloads import (
     WAYS_OUT,
     check_address,
+    check_in_hub,
     download,
     find_in_hub,
     public_address,
@@ -83,18 +84,27 @@ def find_weights(weights: str, *, model: nn.Module, name: str,
 
 
 def check_weights_name(weights: str | None, name: str) -> None:
-    """Raise a `ConfigurationError` when ``weights`` is no tag, no file and no folder.
+    """Raise a `ConfigurationError` when ``weights`` can't be had: the same as `find_weights` would.
 
-    What lies behind an address, and whether it fits, shows when it is read.
+    Nothing is read or downloaded; whether they fit shows when they are.
     """
-    is_elsewhere = weights in (None, "pretrained", "bundled") or str(weights).startswith(
-        ("hf-hub:", "http://", "https://"))
-    if str(weights).startswith(("http://", "https://")):
-        check_address(str(weights))
-    path = Path(weights or "").expanduser()
-    is_there = bool(str(weights).strip()) and path.exists()
-    if not is_elsewhere and weights not in _tags(name) and not is_there:
-        raise _not_found(str(weights), path, name)
+    if weights is None or weights == "bundled":
+        return
+    path = Path(weights).expanduser()
+    if weights.startswith("hf-hub:"):
+        check_in_hub(weights.removeprefix("hf-hub:"), ["config.json"])
+    elif weights.startswith(("http://", "https://")):
+        check_address(weights)
+    elif weights == "pretrained" or weights in _tags(name):
+        settings = _tag_settings(weights, name)
+        if settings.hf_hub_id:
+            check_in_hub(settings.hf_hub_id, _hub_names(settings))
+    elif not weights.strip() or not path.exists():
+        raise _not_found(weights, path, name)
+
+
+def _hub_names(settings: PretrainedCfg) -> list[str]:
+    return [settings.hf_hub_filename] if settings.hf_hub_filename else HUB_NAMES
 
 
 def _tags(name: str) -> list[str]:
@@ -134,8 +144,8 @@ def _from_file(path: Path, model: nn.Module, name: str, *, source: str) -> Found
 def _from_tag(weights: str, name: str) -> FoundWeights:
     settings = _tag_settings(weights, name)
     if settings.hf_hub_id:
-        names = [settings.hf_hub_filename] if settings.hf_hub_filename else HUB_NAMES
-        path, source = find_in_hub(settings.hf_hub_id, names), f"hf-hub:{settings.hf_hub_id}"
+        path = find_in_hub(settings.hf_hub_id, _hub_names(settings))
+        source = f"hf-hub:{settings.hf_hub_id}"
     else:
         url = settings.url if isinstance(settings.url, str) else settings.url[0]
         path, source = download(url), public_address(url)
