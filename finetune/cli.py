@@ -5,11 +5,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from finetune import __version__
-from finetune.console import say, table
+from finetune.console import say, table, warn
 from finetune.errors import ConfigurationError, InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from finetune.composition import Composed
 
 __all__ = ["commands", "run_command"]
 
@@ -53,20 +56,19 @@ def run_command(words: Sequence[str]) -> int:
     if not words:
         sys.stdout.write(NEXT)
         return 0
-    if words[0] in ("-h", "--help", "help"):
+    if words[0] in ("-h", "--help", "help") or _asks_for_help(words):
         sys.stdout.write(HELP.format(version=__version__))
         return 0
     if words[0] == "--version":
         say(__version__)
         return 0
-    if "=" in words[0]:
-        return _train(words)
-    if words[0] in ("-m", "--multirun"):
+    if {"-m", "--multirun"} & set(words):
         raise InputError("studies over several values (-m) are not in this version: start one run "
                          "for each value")
+    if "=" in words[0]:
+        return _train(words)
     if words[0] not in _COMMANDS:
-        raise InputError(f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; "
-                         f"there are {', '.join(_COMMANDS)}, or key=value words to train")
+        raise _unknown_command(words[0])
     return _COMMANDS[words[0]](list(words[1:]))
 
 
@@ -89,10 +91,31 @@ def commands(words: Sequence[str], ways_out: Sequence[str]) -> str:
     return f"Corrected command{'s' if len(lines) > 1 else ''}:" + "".join(lines)
 
 
-def _train(words: Sequence[str]) -> int:
-    from finetune.composition import compose
+def _asks_for_help(words: Sequence[str]) -> bool:
+    """Beside ``key=value`` words; the other sub-commands have a help of their own."""
+    return ("=" in words[0] or words[0] == "plan") and bool({"-h", "--help"} & set(words))
 
-    composed = compose(words)
+
+def _unknown_command(word: str) -> InputError:
+    from finetune.recipes import list_recipes
+
+    recipe = f"; to train: recipe={word}" if word in list_recipes() else ""
+    return InputError(f"unknown command {word!r}{did_you_mean(word, _COMMANDS)}{recipe}; there are "
+                      f"{', '.join(_COMMANDS)}, or key=value words to train")
+
+
+def _compose(words: Sequence[str]) -> "Composed":
+    from finetune.composition import compose
+    from finetune.names import name_problems
+
+    composed = compose(words, check_names=name_problems)
+    for note in composed.notes:
+        warn(note)
+    return composed
+
+
+def _train(words: Sequence[str]) -> int:
+    composed = _compose(words)
     from finetune.run import fit
 
     fit(composed.config, replaced=composed.replaced, overrides=list(composed.overrides))
@@ -120,11 +143,14 @@ def _cp(words: list[str]) -> int:
     from finetune.recipes import find_recipe
 
     given = _parse("cp", ["recipe", "file"], words)
-    target = Path(given.file).expanduser()
-    target = target if target.suffix in (".yaml", ".yml") else target.with_suffix(".yaml")
+    recipe, target = find_recipe(given.recipe), Path(given.file).expanduser()
+    target = target / recipe.path.name if target.is_dir() else target
+    target = target if target.suffix in (".yaml", ".yml") else Path(f"{target}.yaml")
     if target.exists():
         raise InputError(f"{target} exists; choose another name or remove it first")
-    write_text(target, find_recipe(given.recipe).text)
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent}; make it first")
+    write_text(target, recipe.text)
     say(f"wrote {target}; use it with recipe={target}")
     return 0
 
@@ -139,9 +165,7 @@ def _keys(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
-    from finetune.composition import compose
-
-    composed = compose(words)
+    composed = _compose(words)
     from finetune.plan import print_plan
 
     print_plan(composed.config, replaced=composed.replaced)

@@ -1,14 +1,13 @@
 """From words on the command line to a checked `Config`: schema < recipe < rehearsal < command line.
 
-Hydra composes. Text values never pass through its grammar, nor through OmegaConf's interpolation,
-and all problems are gathered before it sees anything, so that one message names them all.
+Hydra composes. Texts and structures never pass through its grammar, nor through OmegaConf's
+interpolation, and all problems are gathered, so that one message names them all.
 """
 
-import difflib
-import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,27 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import Config, text_fields
 from finetune.errors import ConfigurationError, did_you_mean
-from finetune.ranges import check_ranges
+from finetune.ranges import contradictions
 from finetune.recipes import Recipe, find_recipe, flatten
+from finetune.values import (
+    get_value,
+    is_section,
+    known_keys,
+    read_text,
+    typed_value,
+    value_problem,
+    word_problem,
+)
 
-__all__ = ["Composed", "compose", "dump_config", "known_keys", "load_config", "override"]
+__all__ = ["Composed", "compose", "dump_config", "load_config", "override"]
 
 _PATHS = {"data.root", "data.labels_file", "data.splits_file", "output_dir", "model.weights"}
+_STRUCTURES = {"freezing.phases", "optimizer.stage_lrs", "tracking.tags"}
 _SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_column",
             "data.label_separator", "data.split_column", "data.group_column", "data.group_from",
             "data.splits_file", "data.positive_class", "data.split", "data.waiver",
@@ -37,6 +44,7 @@ _SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_c
 # What a rehearsal replaces: data, model name and weights, picture and batch size, epochs.
 REHEARSAL = {"model.name": "resnet10t", "model.weights": None, "data.image_size": 64,
              "data.batch_size": 8, "training.epochs": 8}
+_CHOSEN = "chosen"  # the recipe's name inside Hydra, whatever its file is called
 
 
 @dataclass
@@ -52,33 +60,63 @@ class Composed:
         config: All values.
         overrides: The words it was made from.
         replaced: In a rehearsal, what it replaced: key to (recipe's value, rehearsal's value).
+        notes: What was odd about the words, as plain sentences.
     """
 
     config: Config
     overrides: tuple[str, ...]
     replaced: dict[str, tuple[Any, Any]] | None
+    notes: tuple[str, ...] = ()
 
 
-def compose(words: Sequence[str]) -> Composed:
+def compose(words: Sequence[str], *,
+            check_names: Callable[[Config, Collection[str]], list[str]] | None = None) -> Composed:
     """The configuration that ``key=value`` words describe.
+
+    Args:
+        words: As typed.
+        check_names: Finds problems with the names in a configuration (networks, presets …), given
+            the keys to look at: all, or beside other problems those that were typed.
 
     Raises:
         ConfigurationError: One message for everything that is wrong.
     """
     problems: list[str] = []
-    given = dict(_split_word(word, problems) for word in words)
-    recipe = _recipe(given.pop("recipe", None), problems)
-    problems += [p for key, value in given.items() if (p := _key_problem(key, value))]
+    pairs = [pair for word in words if (pair := _split_word(word, problems))]
+    typed = dict(pairs)
+    recipe = _recipe(typed.pop("recipe", None), problems)
+    values = _checked_recipe(recipe, problems) if recipe else {}
+    wrong = {k: told for k, text in typed.items() if (told := word_problem(k, text))}
+    given = {k: _read(k, text) for k, text in typed.items() if k not in wrong}
+    config, replaced = _rehearsed(recipe, values, given)
+    problems += [*wrong.values(), *_odd_pairs(typed, is_rehearsal=replaced is not None)]
+    if not problems:
+        problems += contradictions(config)
+    if check_names is not None:
+        problems += check_names(config, given if problems else known_keys())
     if problems:
-        raise ConfigurationError("\n".join(problems))
-    config = _composed(recipe, given)
-    replaced = None
-    if config.data.root is None:
-        _refuse_half_rehearsal(given)
-        replaced = {k: (_get(config, k), v) for k, v in REHEARSAL.items() if k not in given}
-        config = _composed(recipe, {k: _word(v) for k, (_, v) in replaced.items()} | given)
-    check_ranges(config)
-    return Composed(config, tuple(words), replaced)
+        raise ConfigurationError("\n".join(dict.fromkeys(problems)))
+    return Composed(config, tuple(words), replaced, _repeated(pairs))
+
+
+def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[str, Any],
+               ) -> tuple[Config, dict[str, tuple[Any, Any]] | None]:
+    """The configuration, and what a rehearsal replaced in it."""
+    config = _composed(recipe, values, given)
+    if config.data.root is not None:
+        return config, None
+    schema = Config()
+    own_data = {k: get_value(schema, k) for k in values if k in _SOURCES}
+    replaced = {k: (get_value(config, k), v) for k, v in (own_data | REHEARSAL).items()
+                if k not in given}
+    taken = {key: value for key, (_, value) in replaced.items()}
+    return _composed(recipe, values, {**taken, **given}), replaced
+
+
+def _repeated(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    keys = [key for key, _ in pairs]
+    return tuple(f"{key} is given {keys.count(key)} times; the last one, {key}={value}, counts"
+                 for key, value in dict(pairs).items() if keys.count(key) > 1)
 
 
 def load_config(path: Path) -> Config:
@@ -115,159 +153,138 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-def known_keys(schema: type = Config, prefix: str = "") -> dict[str, Any]:
-    """Every key of the schema with its type."""
-    found: dict[str, Any] = {}
-    for each in fields(schema):
-        if is_dataclass(each.type) and isinstance(each.type, type):
-            found |= known_keys(each.type, f"{prefix}{each.name}.")
-        else:
-            found[prefix + each.name] = each.type
-    return found
-
-
 def override(key: str, value: Any) -> str:
     """The word ``key=value`` for any plain value, as the command line takes it.
 
-    >>> override("data.root", "a, b"), override("model.weights", None)
-    ('data.root=a, b', 'model.weights=null')
+    Paths, numpy's numbers and arrays, and members of enumerations are plain enough.
+
+    >>> override("data.root", "a, b"), override("tracking.tags", ["a, b", 1])
+    ('data.root=a, b', 'tracking.tags=["a, b",1]')
+
+    Raises:
+        ConfigurationError: It is something else.
     """
-    return f"{key}={value if isinstance(value, str) else _word(value)}"
+    return f"{key}={value if isinstance(value, str) else _word(key, value)}"
 
 
-def _word(value: Any) -> str:
+def _word(key: str, value: Any) -> str:
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{_word(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{k}:{_word(key, v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_word(v) for v in value) + "]"
-    return str(value) if isinstance(value, str) else json.dumps(value)
+        return "[" + ",".join(_word(key, v) for v in value) + "]"
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise ConfigurationError(f"{key}: a {type(value).__name__} can't be a value; expected a text, "
+                             "a number, True, False, None, a path, a list or a dictionary")
 
 
-def _split_word(word: str, problems: list[str]) -> tuple[str, str]:
+def _quoted(text: str) -> str:
+    """By Hydra's rule: backslashes count only before a quote."""
+    inner = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
+    return f'"{inner}"'
+
+
+def _split_word(word: str, problems: list[str]) -> tuple[str, str] | None:
     key, equals, value = word.partition("=")
-    if not equals:
-        problems.append(f"{word!r} is no key=value{did_you_mean(word, known_keys())}")
-    elif key[:1] in "+~":
-        problems.append(f"{word!r}: keys can't be added or removed, write "
-                        f"{key.lstrip('+~')}={value or 'null'}")
-    return key, value
+    if key.startswith(("+", "~")):
+        plain = key.lstrip("+~")
+        problems.append(f"{word!r}: keys can't be added or removed, write {plain}={value or 'null'}"
+                        if plain in known_keys() else f"{word!r}: keys can't be added or removed, "
+                        f"and there is no key {plain}{did_you_mean(plain, known_keys())}")
+    elif not equals or not key:
+        problems.append(f"{word!r} is no key=value{did_you_mean(key, known_keys())}")
+    else:
+        return key, value
+    return None
 
 
 def _recipe(name: str | None, problems: list[str]) -> Recipe | None:
-    if name in (None, "", "null", "none"):
+    if name in (None, "null", "none"):
+        return None
+    assert name is not None
+    if not name.strip():
+        problems.append("recipe= is empty: give a name or a path to a .yaml file, or leave it out")
         return None
     try:
-        assert name is not None
-        recipe = find_recipe(name)
-        wrong = [p for k, v in recipe.values().items() if (p := _value_problem(k, v))]
-        problems += [f"in recipe {recipe.path.name}: {p}" for p in wrong]
-        return recipe
+        return find_recipe(name)
     except ConfigurationError as error:
         problems.append(str(error))
         return None
 
 
-def _key_problem(key: str, value: str) -> str | None:
-    if key[:1] in "+~":
-        return None
+def _checked_recipe(recipe: Recipe, problems: list[str]) -> dict[str, Any]:
+    """The recipe's values that are right; what is wrong with the others is told."""
+    try:
+        values = {k: v for k, v in recipe.values().items() if v is not None or not is_section(k)}
+    except ConfigurationError as error:
+        problems.append(str(error))
+        return {}
+    wrong = {key: text for key, value in values.items() if (text := value_problem(key, value))}
+    problems += [f"in recipe {recipe.path.name}: {text}" for text in wrong.values()]
+    return {key: value for key, value in values.items() if key not in wrong}
+
+
+def _odd_pairs(typed: Mapping[str, str], *, is_rehearsal: bool) -> list[str]:
+    """Typed words that contradict each other, or a rehearsal."""
+    found = []
+    sources = [key for key in typed if key in _SOURCES]
+    if is_rehearsal and sources:
+        found.append(f"{', '.join(sources)} without data.root: a rehearsal takes no data of its "
+                     "own; add data.root=DIR, or leave the key out")
+    if typed.get("model.weights") == "bundled" and "model.name" in typed:
+        found.append("model.weights=bundled brings its own network: leave out "
+                     f"model.name={typed['model.name']}")
+    return found
+
+
+def _read(key: str, text: str) -> Any:
+    """The value of a typed word: free text as it is."""
     if key in text_fields():
-        empty = not value.strip() and key == "data.root"
-        return ("data.root= is empty: give a folder, a CSV file or an .npz file; leave the key "
-                "out for a rehearsal on generated pictures") if empty else None
-    if key not in known_keys():
-        return _unknown(key)
-    try:
-        parsed = OverridesParser.create().parse_override(f"{key}={value}")
-    except HydraException as error:
-        return f"{key}={value} can't be read: {str(error).splitlines()[0]}"
-    if parsed.is_sweep_override():
-        return f"{key}={value}: several values need -m"
-    return _value_problem(key, parsed.value())
+        return None if text == "null" else text
+    return read_text(key, text)
 
 
-def _unknown(key: str) -> str:
-    known = known_keys()
-    ends = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(key, list(known), 2, 0.6)
-    hint = [*ends, *near][:2]
-    if key.startswith("optimizer.stage_lrs."):
-        return f"unknown key {key}: write optimizer.stage_lrs={{STAGE:RATE}}"
-    tail = f" (did you mean {' or '.join(hint)}?)" if hint else ""
-    return f"unknown key {key}{tail}"
-
-
-def _value_problem(key: str, value: Any) -> str | None:
-    known = known_keys()
-    if key not in known:
-        return _unknown(key)
-    try:
-        OmegaConf.update(OmegaConf.structured(Config), key, value)
-    except OmegaConfBaseException as error:
-        return f"{key}={value}: expected {_expected(known[key], str(value), error)}"
-    return None
-
-
-def _expected(kind: Any, value: str, error: Exception) -> str:
-    options = [*getattr(kind, "__args__", ()), kind]
-    choices = [k for k in options if isinstance(k, type) and issubclass(k, StrEnum)]
-    if choices:
-        members = [m.value for m in choices[0]]
-        return f"one of {', '.join(members)}{did_you_mean(value, members)}"
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    named = [plain[k] for k in options if k in plain]
-    return named[0] if named else str(error).splitlines()[0]
-
-
-def _composed(recipe: Recipe | None, given: Mapping[str, str]) -> Config:
+def _composed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[str, Any],
+              ) -> Config:
+    """By Hydra; texts and structures are put in afterwards, as they are."""
+    late = text_fields() | _STRUCTURES
     store = ConfigStore.instance()
     store.store(name="finetune_config", node=_Root)
-    words = [f"{'++' if key == 'optimizer.stage_lrs' else ''}{key}={value}"
-             for key, value in given.items() if key not in text_fields()]
+    words = [f"{key}={_word(key, value)}" for key, value in given.items() if key not in late]
     if recipe is not None:
-        store.store(group="recipe", name=recipe.name, node=_recipe_node(recipe),
-                    package="_global_")
-        words.insert(0, f"recipe={recipe.name}")
-    try:
-        with initialize(version_base="1.3", config_path=None):
-            whole = OmegaConf.to_object(hydra_compose("finetune_config", overrides=words))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(str(error)) from error
+        store.store(group="recipe", name=_CHOSEN, package="_global_",
+                    node=_recipe_node(recipe, {k: v for k, v in values.items() if k not in late}))
+        words.insert(0, f"recipe={_CHOSEN}")
+    with initialize(version_base="1.3", config_path=None):
+        whole = OmegaConf.to_object(hydra_compose("finetune_config", overrides=words))
     config = Config(**{f.name: getattr(whole, f.name) for f in fields(Config)})
-    for key, value in given.items():
-        if key in text_fields():
-            _set(config, key, _text(key, value))
+    for key, value in {**values, **given}.items():
+        if key in late:
+            _set(config, key, _late_value(key, value))
     return config
 
 
-def _recipe_node(recipe: Recipe) -> DictConfig:
+def _recipe_node(recipe: Recipe, values: Mapping[str, Any]) -> DictConfig:
     tree = OmegaConf.create({"recipe": recipe.name})
-    for key, value in recipe.values().items():
+    for key, value in values.items():
         OmegaConf.update(tree, key, value)
     return tree
 
 
-def _text(key: str, value: str) -> str | None:
-    if value == "null":
+def _late_value(key: str, value: Any) -> Any:
+    if key in _STRUCTURES:
+        return typed_value(key, value)
+    if value is None:
         return None
-    return str(Path(value).expanduser()) if key in _PATHS and value.startswith("~") else value
-
-
-def _refuse_half_rehearsal(given: Mapping[str, str]) -> None:
-    wrong = [key for key in given if key in _SOURCES]
-    if wrong:
-        raise ConfigurationError(
-            f"{', '.join(wrong)} without data.root: a rehearsal takes no data of its own; "
-            "add data.root=DIR, or leave the key out")
-    weights = given.get("model.weights")
-    if weights == "bundled" and "model.name" in given:
-        raise ConfigurationError("model.weights=bundled brings its own network: leave out "
-                                 f"model.name={given['model.name']}")
-
-
-def _get(config: Config, key: str) -> Any:
-    return functools.reduce(getattr, key.split("."), config)
+    is_home = key in _PATHS and str(value).startswith("~")
+    return str(Path(value).expanduser()) if is_home else str(value)
 
 
 def _set(config: Config, key: str, value: Any) -> None:
     *parents, last = key.split(".")
-    setattr(functools.reduce(getattr, parents, config), last, value)
+    setattr(get_value(config, ".".join(parents)) if parents else config, last, value)

@@ -18,8 +18,8 @@ from rich.table import Table
 
 __all__ = ["EpochLine", "progress_bar", "say", "table", "warn"]
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, emoji=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str) -> None:
@@ -45,8 +45,8 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*[_cell(value) for value in row])
-    (Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
-     ).print(drawn, markup=False)
+    width = None if sys.stdout.isatty() else 160
+    Console(highlight=False, emoji=False, width=width).print(drawn, markup=False)
 
 
 def _cell(value: Any) -> str:

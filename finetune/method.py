@@ -30,6 +30,7 @@ from finetune.models.freezing import (
     train_mode,
 )
 from finetune.models.parameters import ParameterGroup, split_parameter_groups
+from finetune.names import check_optimizer_name
 from finetune.specs import InputSpec, LabelKind, LabelSpec
 from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import build_loss, build_mix, class_weights
@@ -123,14 +124,9 @@ def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
 
 
 def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2
 
-    from finetune.errors import did_you_mean
-
-    known = list_optimizers()
-    if name.lower() not in known:
-        raise ConfigurationError(f"optimizer.name={name}: timm has no such optimizer"
-                                 f"{did_you_mean(name, known)}")
+    check_optimizer_name(name)
     try:
         made: torch.optim.Optimizer = create_optimizer_v2(
             [g.as_torch() for g in groups], opt=name, lr=lr, weight_decay=0.0)

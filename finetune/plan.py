@@ -24,7 +24,7 @@ from finetune.method import Method, build_method
 from finetune.models.freezing import freeze_except
 from finetune.session import announce, choose_device
 
-__all__ = ["print_plan", "trained_epochs"]
+__all__ = ["base_rates", "print_plan", "trained_epochs"]
 
 
 def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -> None:
@@ -73,10 +73,21 @@ def trained_epochs(method: Method, epochs: int) -> dict[int, list[int]]:
     return {d: [e + 1 for e, plan in enumerate(plans) if d in plan.depths] for d in depths}
 
 
+def base_rates(method: Method, epochs: int) -> dict[int, list[float]]:
+    """For each depth, its rates before the schedule's factor: one, or one for each phase's own."""
+    plans = [method.plan([{}] * epoch) for epoch in range(epochs)]
+    own = {g.depth: g.lr for g in method.groups}
+    return {depth: list(dict.fromkeys(
+        lr if plan.lr is None else lr * plan.lr / method.settings.lr
+        for plan in plans if depth in plan.depths)) or [lr] for depth, lr in own.items()}
+
+
 def _print_depths(method: Method, epochs: int) -> None:
-    when = trained_epochs(method, epochs)
-    table("what would train", ["depth", "module", "parameters", "lr", "weight decay", "epochs"],
-          [[row["depth"], row["name"], row["parameters"], row["lr"], row["weight_decay"],
+    when, rates = trained_epochs(method, epochs), base_rates(method, epochs)
+    table("what would train", ["depth", "module", "parameters", "learning rate", "weight decay",
+                               "epochs"],
+          [[row["depth"], row["name"], row["parameters"],
+            ", ".join(f"{lr:.4g}" for lr in rates[row["depth"]]), row["weight_decay"],
             _ranges(when[row["depth"]])] for row in depth_table(method.model, method.groups)])
 
 

@@ -1,11 +1,11 @@
 """What the values of a configuration may be: ranges, and keys that contradict each other."""
 
+import math
 from typing import Any
 
 from finetune.config import Config, DataFormat, Duplicates, FreezingPolicy
-from finetune.errors import ConfigurationError
 
-__all__ = ["check_ranges"]
+__all__ = ["contradictions", "range_problem"]
 
 # key: (lower bound, whether it belongs to the range, upper bound, whether it belongs to the range)
 _RANGES: dict[str, tuple[float, bool, float, bool]] = {
@@ -38,25 +38,35 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
 }
 
 
-def check_ranges(config: Config) -> None:
-    """Raise one `ConfigurationError` that lists every value out of its range."""
-    problems = [text for key, bounds in _RANGES.items()
-                if (text := _range_problem(key, _lookup(config, key), bounds))]
-    problems += _contradictions(config)
-    if problems:
-        raise ConfigurationError("\n".join(problems))
+def range_problem(key: str, value: Any) -> str | None:
+    """What is wrong with a value of the right type, or None."""
+    if key == "optimizer.stage_lrs":
+        wrong = [f"{key}: {stage}={rate} must be at least 0 and at most 1000"
+                 for stage, rate in value.items() if not 0 <= rate <= 1000]
+        return "\n".join(wrong) or None
+    if key == "freezing.phases":
+        wrong = [f"{key}[{i}]: epochs={p.epochs}, lr={p.lr}: epochs must be at least 1, lr above 0 "
+                 "and at most 1000" for i, p in enumerate(value)
+                 if p.epochs < 1 or not (p.lr is None or 0 < p.lr <= 1000)]
+        return "\n".join(wrong) or None
+    return _number_problem(key, value) if key in _RANGES else None
 
 
-def _range_problem(key: str, value: Any, bounds: tuple[float, bool, float, bool]) -> str | None:
-    low, with_low, high, with_high = bounds
+def _number_problem(key: str, value: Any) -> str | None:
+    low, with_low, high, with_high = _RANGES[key]
     if value is None or ((low <= value if with_low else low < value)
                          and (value <= high if with_high else value < high)):
         return None
     return (f"{key}={value} is out of range: expected {'at least' if with_low else 'more than'} "
-            f"{low:g} and {'at most' if with_high else 'less than'} {high:g}")
+            f"{_short(low)} and {'at most' if with_high else 'less than'} {_short(high)}")
 
 
-def _contradictions(config: Config) -> list[str]:
+def _short(bound: float) -> str:
+    return str(int(bound)) if bound == math.floor(bound) else f"{bound:g}"
+
+
+def contradictions(config: Config) -> list[str]:
+    """Keys that contradict each other, as plain sentences."""
     freezing, data, found = config.freezing, config.data, []
     if freezing.policy is FreezingPolicy.below and freezing.below is None:
         found.append("freezing.policy=below needs freezing.below=DEPTH or a stage name, "
@@ -69,11 +79,6 @@ def _contradictions(config: Config) -> list[str]:
                      f"freezing.policy={freezing.policy}: add freezing.policy=below")
     if freezing.phases and freezing.policy is not FreezingPolicy.phases:
         found.append("freezing.phases does nothing without freezing.policy=phases")
-    found += [f"freezing.phases[{i}]: epochs={p.epochs}, lr={p.lr}: epochs must be at least 1, "
-              "lr above 0" for i, p in enumerate(freezing.phases)
-              if p.epochs < 1 or (p.lr is not None and p.lr <= 0)]
-    found += [f"optimizer.stage_lrs.{k}={v}: must not be negative"
-              for k, v in config.optimizer.stage_lrs.items() if v < 0]
     if data.labels_file is not None and data.format in (DataFormat.folders, DataFormat.npz):
         found.append(f"data.labels_file={data.labels_file} does nothing with data.format="
                      f"{data.format}: use data.format=csv, or leave the file out")
@@ -82,10 +87,3 @@ def _contradictions(config: Config) -> list[str]:
     if data.waiver is not None and data.duplicates is not Duplicates.allow:
         found.append("data.waiver does nothing without data.duplicates=allow")
     return found
-
-
-def _lookup(config: Config, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

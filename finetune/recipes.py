@@ -22,13 +22,23 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """The file as it stands."""
-        return self.path.read_text(encoding="utf-8")
+        """The file as it stands.
+
+        Raises:
+            ConfigurationError: It can't be read, or isn't UTF-8.
+        """
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"recipe {self.path} can't be read: {error}") from error
 
     @property
     def summary(self) -> str:
-        """First line of its header."""
-        first = self.text.lstrip().split("\n", 1)[0]
+        """First line of its header; nothing of a file that can't be read."""
+        try:
+            first = self.text.lstrip().split("\n", 1)[0]
+        except ConfigurationError:
+            return "(can't be read)"
         return first.lstrip("# ").strip() if first.startswith("#") else ""
 
     def values(self) -> dict[str, Any]:
@@ -39,7 +49,7 @@ class Recipe:
         """
         try:
             tree = yaml.safe_load(self.text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except yaml.YAMLError as error:
             raise ConfigurationError(f"recipe {self.path} can't be read: {error}") from error
         if not isinstance(tree, dict):
             raise ConfigurationError(f"recipe {self.path} holds no keys; see the recipes that "
@@ -90,5 +100,8 @@ def find_recipe(name: str) -> Recipe:
     known = list_recipes()
     if name in known:
         return known[name]
+    if path.is_dir() or (path.parent.is_dir() and len(path.parts) > 1):
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+        raise ConfigurationError(f"recipe={name}: {path} is no .yaml file{near}")
     raise ConfigurationError(f"no recipe {name!r}{did_you_mean(name, known)}; there are "
                              f"{', '.join(sorted(known))}, or a path to a .yaml file")

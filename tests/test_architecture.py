@@ -14,10 +14,10 @@ HEAVY = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb", "
 # Lower layers first; a module imports only from its own layer or below, strangers excepted.
 LAYERS = [
     {"errors", "files", "specs"},
-    {"config", "ranges", "recipes"},
+    {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition"},
     {"training", "evaluation", "run_directory"},
-    {"report", "assembly", "selection", "console", "interruption"},
+    {"report", "assembly", "selection", "console", "interruption", "names"},
     {"method", "environment"},
     {"session"},
     {"plan", "run"},
@@ -26,8 +26,8 @@ LAYERS = [
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "training"), ("training", "data"), ("training", "models"),
              ("evaluation", "data"), ("evaluation", "models")]
-SEES_CONFIG = {"config", "ranges", "composition", "assembly", "method", "environment", "session",
-               "plan", "run", "run_directory", "cli", "api"}
+SEES_CONFIG = {"config", "ranges", "values", "composition", "assembly", "method", "environment",
+               "session", "names", "plan", "run", "run_directory", "cli", "api"}
 
 
 def unit(path):

@@ -14,6 +14,8 @@ def test_bare_call_says_what_to_do_next(capsys):
 @pytest.mark.parametrize(("words", "told"), [
     (["plam"], "'plan'"), (["show", "medcal"], "'medical'"), (["cp", "medical"], "FILE"),
     (["resume", "nowhere"], "nowhere"), (["sead=1"], "seed"), (["-m", "seed=1,2"], "-m"),
+    (["medical"], "recipe=medical"), (["recipe=medical", "-m", "seed=1,2"], "-m"),
+    (["cp", "medical", "no/such/folder/mine"], "folder"), (["show", "no/such.yaml"], "no/such"),
     (["evaluate", "nowhere", "--split", "training"], "invalid choice")])
 def test_bad_input_is_exit_2_with_a_hint_and_no_traceback(words, told, capsys):
     assert main(words) == 2
@@ -48,12 +50,35 @@ def test_a_refusal_ends_with_commands_that_can_be_pasted(tmp_path, capsys):
             target = tmp_path / "my set" / part / ("a" if name < "3" else "b") / f"{name}.pgm"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(b"P5 2 2 255\n" + name.encode() * 4)
-    words = ["recipe=medical", f"data.root={tmp_path / 'my set'}", "data.duplicates=refuse"]
+    words = ["recipe=medical", "model.weights=null", f"data.root={tmp_path / 'my set'}",
+             "data.duplicates=refuse"]
     assert main(["plan", *words]) == 2
     lines = [shlex.split(line) for line in capsys.readouterr().err.splitlines()
              if line.startswith("  python -m finetune")]
     assert [line[-1] for line in lines] == [
         "data.duplicates=drop_from_train", "data.duplicates=regroup", "data.waiver=REASON"]
     for line in lines:
-        assert line[:6] == ["python", "-m", "finetune", "plan", *words[:2]]
+        assert line[:7] == ["python", "-m", "finetune", "plan", *words[:3]]
         assert "data.duplicates=refuse" not in line
+
+
+@pytest.mark.parametrize("words", [
+    ["-h"], ["recipe=medical", "--help"], ["plan", "--help"], ["plan", "seed=1", "-h"]])
+def test_help_is_printed_whatever_stands_before_it(words, capsys):
+    assert main(words) == 0
+    assert "Exit codes" in capsys.readouterr().out
+
+
+def test_a_broken_recipe_stops_no_other(tmp_path, monkeypatch, capsys):
+    (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\nseed: 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "good.yaml").write_text("# a good one\nseed: 1\n")
+    monkeypatch.setenv("FINETUNE_RECIPE_PATH", str(tmp_path))
+    assert main(["ls"]) == 0 and "a good one" in capsys.readouterr().out
+    assert main(["show", "latin"]) == 2 and "latin.yaml" in capsys.readouterr().err
+
+
+def test_cp_takes_a_folder_and_never_cuts_a_name(tmp_path):
+    assert main(["cp", "medical", str(tmp_path)]) == 0
+    assert main(["cp", "medical", str(tmp_path / "mine.v2")]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["medical.yaml", "mine.v2.yaml"]

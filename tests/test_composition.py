@@ -1,9 +1,13 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import yaml
 
-from finetune.composition import compose, dump_config, known_keys, load_config
+from finetune.composition import compose, dump_config, load_config, override
 from finetune.config import FreezingPolicy, Resize
 from finetune.errors import ConfigurationError
+from finetune.values import known_keys
 
 
 def problems(*words):
@@ -94,8 +98,118 @@ def test_several_values_need_m():
     assert "-m" in problems("seed=1,2")
 
 
-def test_bundled_weights_bring_their_own_network():
-    assert "model.name" in problems("model.weights=bundled", "model.name=resnet18")
+@pytest.mark.parametrize("words", [[], ["data.root=r"]])
+def test_bundled_weights_bring_their_own_network(words):
+    assert "model.name" in problems("model.weights=bundled", "model.name=resnet18", *words)
+
+
+def test_ranges_are_told_beside_unknown_keys_and_recipes():
+    told = problems("recipe=medicl", "sead=1", "training.epochs=0", "optimizer.lr=nan")
+    for part in ("'medical'", "seed", "training.epochs=0", "optimizer.lr=nan"):
+        assert part in told
+
+
+def test_names_are_checked_beside_everything_else():
+    def check(config, keys):
+        assert config.model.name == "resnt" and "model.name" in keys
+        return ["no network resnt"]
+
+    with pytest.raises(ConfigurationError) as caught:
+        compose(["sead=1", "model.name=resnt"], check_names=check)
+    assert "seed" in str(caught.value) and "no network resnt" in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "told"), [
+    ("data.root", "is no key=value"), ("=5", "is no key=value"), ("~seed", "added or removed"),
+    ("seed==3", "expected a whole number"), ("seed=1e3", "seed=1e3: expected a whole number"),
+    ("seed=null", "seed=null: expected a whole number"), ("SEED=1", "did you mean seed?"),
+    ("batch_size=3", "did you mean data.batch_size?"), ("model=resnet18", "model.name"),
+    ("recipe=", "recipe= is empty"), ("output_dir=", "expected a text"),
+    ("model.name=null", "expected a text"), ("tracking.tags=a", "[first,second]"),
+    ("optimizer.stage_lrs={head:nan}", "head=nan"),
+    ("optimizer.stage_lrs={head:x}", "{layer4:1e-3"),
+    ("freezing.phases=[{epoch:2}]", "'epoch' is none of epochs, depths, lr"),
+    ("freezing.phases=[{lr:nan}]", "lr above 0")])
+def test_one_problem_is_told_once_in_the_words_that_were_typed(word, told):
+    text = problems(word)
+    assert told in text and len(text.splitlines()) == 1
+
+
+def test_a_depth_can_be_a_number_and_tags_any_text():
+    config = compose(["optimizer.stage_lrs={1:1e-4}", "tracking.tags=[ä, b c,3]"]).config
+    assert config.optimizer.stage_lrs == {"1": 1e-4} and config.tracking.tags == ["ä", "b c", "3"]
+
+
+def test_a_repeated_key_is_said_and_the_last_counts():
+    composed = compose(["seed=1", "seed=2"])
+    assert composed.config.seed == 2 and "seed=2" in composed.notes[0]
+    assert compose(["seed=1"]).notes == ()
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("data.root", Path("a b/ü"), "a b/ü"), ("seed", np.int64(3), 3),
+    ("optimizer.lr", np.float32(0.5), 0.5), ("data.resize", Resize.pad, Resize.pad),
+    ("tracking.tags", ["a, b", 'c"d\\', "null"], ["a, b", 'c"d\\', "null"]),
+    ("optimizer.stage_lrs", {"layer4": 0.1, 2: np.float64(0.2)}, {"layer4": 0.1, "2": 0.2}),
+    ("training.ema_decay", None, None), ("data.waiver", None, None)])
+def test_values_from_python_arrive_as_they_are(key, value, expected):
+    word = override(key, value)
+    config = compose([word] if key == "data.root" else ["data.root=r", word]).config
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert config == expected
+
+
+def test_a_value_that_no_key_takes_is_told():
+    with pytest.raises(ConfigurationError, match="a object can't be a value"):
+        override("seed", object())
+
+
+def recipe_file(folder, text, name="mine.yaml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return f"recipe={path}"
+
+
+def test_texts_in_a_recipe_are_literal_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = compose([recipe_file(tmp_path, """
+data: {root: ~/x, group_from: '(\\d+)_\\${a}', waiver: 'a ${b}', duplicates: allow}
+tracking: {tags: ['a, b', ü]}
+optimizer: {stage_lrs: {1: 1.0e-4}}
+model:
+""")]).config
+    assert config.data.root == "/home/somebody/x" and config.data.waiver == "a ${b}"
+    assert config.data.group_from == r"(\d+)_\${a}" and config.tracking.tags == ["a, b", "ü"]
+    assert config.optimizer.stage_lrs == {"1": 1e-4}
+
+
+@pytest.mark.parametrize("name", ["null.yaml", "nan.yaml", "ünï.yaml", "a,b=c.yaml", "1.yaml"])
+def test_a_recipe_file_may_have_any_name(name, tmp_path):
+    config = compose([recipe_file(tmp_path, "seed: 4\n", name), "data.root=r"]).config
+    assert config.seed == 4 and config.recipe == name.removesuffix(".yaml")
+
+
+def test_every_problem_of_a_recipe_names_its_file(tmp_path):
+    told = problems(recipe_file(tmp_path, """
+data: {rot: x, transform: no}
+training: {epochs: 0}
+optimizer: {lr: .nan, layer_decay: high}
+"""), "sead=1").splitlines()
+    assert len(told) == 6 and sum("in recipe mine.yaml" in line for line in told) == 5
+
+
+def test_a_rehearsal_leaves_out_where_a_recipe_finds_its_own_data(tmp_path):
+    word = recipe_file(tmp_path, "data: {labels_file: a.csv, label_column: diagnosis}\n")
+    rehearsal = compose([word])
+    assert rehearsal.config.data.labels_file is None
+    assert rehearsal.replaced["data.label_column"] == ("diagnosis", "label")
+    assert compose([word, "data.root=r"]).config.data.label_column == "diagnosis"
+
+
+def test_the_configuration_of_a_run_is_a_recipe(tmp_path):
+    config = compose(["recipe=medical", "data.root=a ${b}", "optimizer.stage_lrs={1:1e-4}"]).config
+    assert compose([recipe_file(tmp_path, dump_config(config), "config.yaml")]).config == config
 
 
 def test_a_recipe_file_of_ones_own_is_checked_too(tmp_path, monkeypatch):

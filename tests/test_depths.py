@@ -30,6 +30,19 @@ def test_resnet_depths_are_stem_stages_head():
     assert names == ["conv1 bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "densenet121", "test_vit", "resnet10t"])
+def test_every_depth_has_a_name_of_its_own_by_which_it_is_found(name):
+    names = depth_names(layer_depths(timm.create_model(name)))
+    parts = [(part, depth) for depth, name in enumerate(names) for part in name.split()]
+    assert len({part for part, _ in parts}) == len(parts)
+    assert all(find_depth(part, names) == depth for part, depth in parts)
+
+
+def test_a_classifier_inside_a_head_is_told_from_the_heads_norm():
+    names = depth_names(layer_depths(timm.create_model("convnext_atto")))
+    assert names[-2:] == ["head.norm", "head.fc"]
+
+
 def test_buffers_lie_at_the_depth_of_their_layer():
     depths = tensor_depths(timm.create_model("resnet18"))
     for name, depth in depths.items():
@@ -40,6 +53,29 @@ def test_buffers_lie_at_the_depth_of_their_layer():
 def test_a_model_without_feature_groups_is_divided_by_its_children():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
     assert layer_depths(model) == {"0.weight": 0, "0.bias": 0, "3.weight": 1, "3.bias": 1}
+
+
+def test_a_timm_network_inside_a_model_of_ones_own_keeps_its_stages():
+    model = nn.Module()
+    model.backbone, model.fc = timm.create_model("resnet10t", num_classes=0), nn.Linear(512, 2)
+    names = depth_names(tensor_depths(model))
+    assert names == ["backbone.conv1 backbone.bn1", *(f"backbone.layer{i}" for i in range(1, 5)),
+                     "fc"]
+    assert find_depth("layer3", names) == 3 == find_depth("backbone.layer3", names)
+
+
+def test_a_network_with_fine_groups_only_is_divided_by_those(monkeypatch):
+    model = timm.create_model("resnet10t")
+    coarse = model.group_matcher(coarse=True)
+
+    def fine_only(coarse=False):
+        assert not coarse, "not implemented"
+        return expected
+
+    expected = coarse
+    depths = layer_depths(model)
+    monkeypatch.setattr(model, "group_matcher", fine_only)
+    assert layer_depths(model) == depths
 
 
 def test_a_model_without_classifier_is_refused():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_tools.list_settings import render
-from finetune.composition import known_keys
 from finetune.recipes import list_recipes
+from finetune.values import known_keys
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

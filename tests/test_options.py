@@ -10,10 +10,11 @@ import torch
 
 from finetune import session
 from finetune.assembly import assemble_data, assemble_model, input_spec
-from finetune.composition import compose, known_keys
+from finetune.composition import compose
 from finetune.method import build_method, select_metric
 from finetune.selection import patience_epochs
 from finetune.training.loop import LoopState, set_rates, steps_per_epoch
+from finetune.values import known_keys
 
 BASE = ["data.root={pictures}", "data.labels_file=table.csv", "model.name=resnet10t",
         "model.weights=null", "data.image_size=32", "data.batch_size=8", "data.workers=0",

@@ -1,8 +1,9 @@
 import pytest
 
-from finetune.composition import compose, known_keys
+from finetune.composition import compose
 from finetune.config import Config
 from finetune.recipes import find_recipe, list_recipes
+from finetune.values import known_keys
 
 NAMES = ["baseline", "full_finetune", "gradual_unfreezing", "linear_probe", "medical",
          "remote_sensing"]

@@ -1,19 +1,23 @@
 """Weights: everything that can be given, what fits, what is refused, and what is said about it."""
 
+import argparse
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import adapt_input_conv
 from torch import nn
 
@@ -23,6 +27,7 @@ from finetune.models.building import build_model
 from finetune.models.heads import keep_class_rows
 from finetune.models.matching import adapt_stem, match_tensors
 from finetune.models.state_dicts import read_tensors
+from finetune.models.weights import load_weights
 
 NAME = "test_resnet"
 
@@ -275,6 +280,77 @@ def test_nine_tenths_of_the_backbone_must_be_found(tmp_path, given, share, fits)
             build(path)
 
 
+PREFIXES = ["module.", "_orig_mod.module.", "resnet.", "model.feature_extractor.", "features.",
+            "backbone._orig_mod.", "student.net."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_any_prefix_is_taken_off(tmp_path, given, prefix):
+    model, report = build(save(tmp_path / "w.pth", {prefix + n: t for n, t in given.items()}))
+    assert report.matched == report.total
+    assert not any("by order" in note for note in report.notes)
+    assert torch.equal(model.layer3[0].conv1.weight, given["layer3.0.conv1.weight"])
+
+
+def test_of_two_networks_in_a_file_the_first_is_taken_and_that_is_said(tmp_path, given):
+    twice = {"module.encoder_q." + n: t for n, t in given.items()}
+    twice |= {"module.encoder_k." + n: t + 1 for n, t in given.items()}
+    twice["module.queue"] = torch.zeros(8, 4)
+    model, report = build(save(tmp_path / "moco.pth", {"state_dict": twice}))
+    assert torch.equal(model.conv1[0].weight, given["conv1.0.weight"])
+    assert any("several networks" in note and "encoder_q" in note for note in report.notes)
+    both = {"student": dict(given), "teacher": {n: t + 1 for n, t in given.items()}, "epoch": 3}
+    model, report = build(save(tmp_path / "dino.pth", both))
+    assert torch.equal(model.conv1[0].weight, given["conv1.0.weight"])
+    assert any("student is used" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("beside", [
+    {"args": argparse.Namespace(lr=0.1, out=Path("runs"))}, {"best": np.float64(0.5)},
+    {"best": np.float32(0.5)}, {"epoch": np.int64(3)}])
+def test_settings_and_scores_beside_the_weights_are_no_obstacle(tmp_path, given, beside):
+    _, report = build(save(tmp_path / "w.pth", {"model": dict(given), **beside}))
+    assert report.matched == report.total
+
+
+def test_a_deeper_networks_file_is_refused_though_every_name_is_found(tmp_path):
+    path = save(tmp_path / "deep.pth", timm.create_model("resnet26").state_dict())
+    shallow = timm.create_model("resnet26", layers=(1, 1, 1, 1))
+    with pytest.raises(ConfigurationError, match=r"deeper.*layer1\.1"):
+        load_weights(shallow, str(path), name="resnet26", in_channels=3)
+
+
+def test_layers_of_another_kind_beside_the_backbone_are_left_out_and_said(tmp_path, given):
+    extra = {f"decoder.{i}.weight": torch.zeros(3, 3) for i in range(40)}
+    _, report = build(save(tmp_path / "w.pth", {**given, **extra}))
+    assert any("40 tensors" in note and "not used" in note for note in report.notes)
+
+
+def test_a_tensor_of_another_shape_is_not_called_missing(tmp_path, given):
+    given["layer3.0.conv1.weight"] = torch.zeros(1, 1, 1, 1)
+    _, report = build(save(tmp_path / "w.pth", given))
+    assert any("layer3.0.conv1.weight has another shape" in note for note in report.notes)
+
+
+def test_counters_without_their_name_do_not_spoil_the_order(tmp_path, given):
+    renamed = {f"t{i}": tensor for i, tensor in enumerate(given.values())}
+    _, report = build(save(tmp_path / "w.pth", renamed))
+    assert any("by order" in note for note in report.notes)
+
+
+def test_a_files_ending_does_not_matter(tmp_path, given):
+    wrong = save(tmp_path / "torch.safetensors", given)
+    save_file(dict(given), tmp_path / "safe.pth")
+    for path in (wrong, tmp_path / "safe.pth"):
+        assert read_tensors(path)[0].keys() == given.keys()
+
+
+@pytest.mark.parametrize("address", ["https://", "http://[bad/x.pth", "http://host:port/x.pth"])
+def test_an_address_that_is_none_is_told(address):
+    with pytest.raises(ConfigurationError, match="is no address"):
+        build(address)
+
+
 class RunsCode:
     def __reduce__(self):
         return os.system, ("exit 1",)
@@ -286,6 +362,7 @@ BROKEN = {
     "text": (lambda p, good: p.write_bytes(b"<!DOCTYPE html><html>"), "not a weights file"),
     "pickle": (lambda p, good: p.write_bytes(b"\x80\x02nonsense"), "broken"),
     "code": (lambda p, good: save(p, {"state_dict": RunsCode()}), "system"),
+    "raw pickle": (lambda p, good: p.write_bytes(pickle.dumps({"a": RunsCode()})), "run code"),
     "module": (lambda p, good: save(p, nn.Linear(2, 2)), "holds more than tensors"),
     "list": (lambda p, good: save(p, [torch.zeros(2)]), "a list"),
     "nothing": (lambda p, good: save(p, {"epoch": 3}), "epoch"),
@@ -561,6 +638,26 @@ def test_a_run_whose_classifier_has_no_use_gives_its_backbone(tmp_path, donor, o
     assert same_features(model, earlier)
     assert "the classifier is new" in report.notes
     assert not (isinstance(model.fc, nn.Linear) and torch.equal(model.fc.weight, earlier.fc.weight))
+
+
+def test_an_unfinished_run_is_said_to_be_one(tmp_path, donor):
+    folder = make_run(tmp_path / "run", donor, [str(i) for i in range(10)])
+    _, report = build(folder)
+    assert any("not finished" in note for note in report.notes)
+    (folder / "metrics.json").write_text("{}")
+    _, report = build(folder)
+    assert not any("not finished" in note for note in report.notes)
+
+
+def test_a_run_of_another_network_names_it(tmp_path):
+    folder = make_run(tmp_path / "run", timm.create_model("resnet10t", num_classes=2), ["a", "b"])
+    with pytest.raises(ConfigurationError) as caught:
+        build(folder)
+    assert "That run trained" not in str(caught.value)
+    path = folder / "checkpoints" / "best.safetensors"
+    save_file(load_file(path), path, metadata={"finetune": json.dumps({"model": "resnet10t"})})
+    with pytest.raises(ConfigurationError, match=r"write model\.name=resnet10t"):
+        build(folder)
 
 
 def test_a_run_with_other_input_channels_keeps_its_stem(tmp_path):

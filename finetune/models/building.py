@@ -16,7 +16,7 @@ from finetune.errors import ConfigurationError, did_you_mean, first_of
 from finetune.models.heads import classifier_modules, replace_with_mlp
 from finetune.models.weights import WeightsReport, load_weights
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "check_model_name"]
 
 
 def build_model(name: str, *, num_classes: int, in_channels: int = 3, weights: str | None = None,
@@ -71,6 +71,14 @@ def _check_choices(head: str, pooling: str | None) -> None:
 
 _TIMM_NAMES = {"num_classes": "num_classes", "in_channels": "in_chans", "pooling": "global_pool",
                "drop_rate": "drop_rate", "drop_path_rate": "drop_path_rate"}
+
+
+def check_model_name(name: str) -> None:
+    """Raise a `ConfigurationError` with near names when there is no such network or builder."""
+    if ":" in name:
+        _find_builder(name)
+    else:
+        _check_name(name)
 
 
 def _create_timm(name: str, num_classes: int, in_channels: int,
@@ -145,8 +153,9 @@ def _find_builder(name: str) -> Callable[..., Any]:
             "package.module:function, installed or below the current folder") from error
     function = getattr(module, function_name, None)
     if not callable(function):
+        there = [n for n, member in vars(module).items() if callable(member)]
         raise ConfigurationError(f"model.name={name}: {module_name} has no function "
-                                 f"{function_name!r}{did_you_mean(function_name, vars(module))}")
+                                 f"{function_name!r}{did_you_mean(function_name, there)}")
     return function  # type: ignore[no-any-return]
 
 

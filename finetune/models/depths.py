@@ -18,15 +18,17 @@ def tensor_depths(model: nn.Module) -> dict[str, int]:
     """The depth of every parameter and buffer by name, 0 = stem, highest = classifier.
 
     Stages come from timm's ``group_matcher(coarse=True)``; without one, from the order of the
-    model's children. The classifier is split off by ``get_classifier()``, not by timm's last
-    group, which also holds final norms. Depths are consecutive.
+    model's children, and from the stages of those children that have one. The classifier is split
+    off by ``get_classifier()``, not by timm's last group, which also holds final norms. Depths are
+    consecutive.
 
     Raises:
         ConfigurationError: No classifier with parameters can be told apart.
     """
     names = [name for name, _ in model.named_parameters()]
     names += [name for name, _ in model.named_buffers()]
-    raw = _timm_groups(model, names) if hasattr(model, "group_matcher") else _by_child(names)
+    raw = _timm_groups(model, names) if hasattr(model, "group_matcher") else _by_child(
+        model, names)
     head = _classifier_prefixes(model)
     top = max(raw.values(), default=0) + 1
     raw = {n: top if n.startswith(head) else raw[n] for n in names}
@@ -47,9 +49,26 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
 
 
 def depth_names(depths: Mapping[str, int]) -> list[str]:
-    """A readable name for each depth: the modules in it, as ``conv1 bn1`` or ``layer4``."""
-    return [_common_name([n for n, d in depths.items() if d == depth])
-            for depth in range(max(depths.values()) + 1)]
+    """A readable name for each depth: the largest modules that lie in it alone.
+
+    >>> depth_names({"conv1.weight": 0, "bn1.weight": 0, "layer1.0.weight": 1, "fc.weight": 2})
+    ['conv1 bn1', 'layer1', 'fc']
+    """
+    inside: dict[str, set[int]] = {}
+    for name, depth in depths.items():
+        for module in _modules_around(name):
+            inside.setdefault(module, set()).add(depth)
+    found: dict[int, list[str]] = {}
+    for name, depth in depths.items():
+        own = next((m for m in _modules_around(name) if len(inside[m]) == 1), name)
+        found.setdefault(depth, []).append(own)
+    return [" ".join(dict.fromkeys(found[depth])) for depth in range(max(found) + 1)]
+
+
+def _modules_around(name: str) -> list[str]:
+    """From the outermost inwards; a parameter of the model itself stands for itself."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))] or [name]
 
 
 def find_depth(wanted: str, names: list[str]) -> int:
@@ -78,9 +97,10 @@ def find_depth(wanted: str, names: list[str]) -> int:
 
 def _parts(names: list[str]) -> dict[str, int]:
     parts = {part: depth for depth, name in enumerate(names) for part in name.split()}
-    stages = [part.split(".")[0] for part in parts if "." in part]
-    unique = {p.split(".")[0]: d for p, d in parts.items() if stages.count(p.split(".")[0]) == 1}
-    return unique | parts
+    short = [(end, depth) for part, depth in parts.items() if "." in part
+             for end in {part.split(".")[0], part.rsplit(".", 1)[-1]} if not end.isdigit()]
+    ends = [end for end, _ in short]
+    return {end: depth for end, depth in short if ends.count(end) == 1} | parts
 
 
 def _timm_groups(model: nn.Module, names: list[str]) -> dict[str, int]:
@@ -88,13 +108,27 @@ def _timm_groups(model: nn.Module, names: list[str]) -> dict[str, int]:
 
     tensors = dict.fromkeys(names, None)
     matcher: Any = model.group_matcher
-    groups = group_with_matcher(tensors.items(), matcher(coarse=True), reverse=True)
+    try:
+        stages = matcher(coarse=True)
+    except AssertionError:  # rdnet has fine groups only
+        stages = matcher()
+    groups = group_with_matcher(tensors.items(), stages, reverse=True)
     return {name: int(groups[name]) for name in names}
 
 
-def _by_child(names: list[str]) -> dict[str, int]:
-    children: dict[str, int] = {}
-    return {n: children.setdefault(n.split(".")[0], len(children)) for n in names}
+def _by_child(model: nn.Module, names: list[str]) -> dict[str, int]:
+    """One depth for each child in order, for a timm network as many as it has."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(name.partition(".")[0], []).append(name)
+    depths: dict[str, int] = {}
+    for child_name, members in parts.items():
+        start, child = max(depths.values(), default=-1) + 1, getattr(model, child_name)
+        inside = [name.partition(".")[2] for name in members]
+        groups = (_timm_groups(child, inside) if hasattr(child, "group_matcher")
+                  else dict.fromkeys(inside, 0))
+        depths |= {name: start + groups[i] for name, i in zip(members, inside, strict=True)}
+    return depths
 
 
 def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
@@ -115,13 +149,3 @@ def _classifier_modules(model: nn.Module) -> list[nn.Module]:
     else:
         candidates = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
     return [m for m in candidates if m is not None and any(True for _ in m.parameters())]
-
-
-def _common_name(names: list[str]) -> str:
-    heads = list(dict.fromkeys(n.split(".")[0] for n in names))
-    parts = []
-    for head in heads:
-        inside = [n.split(".") for n in names if n.split(".")[0] == head]
-        second = {p[1] for p in inside if len(p) > 2 and p[1].isdigit()}
-        parts.append(f"{head}.{second.pop()}" if len(second) == 1 else head)
-    return " ".join(parts)

@@ -20,7 +20,8 @@ from torch.hub import HASH_REGEX
 from finetune.errors import ConfigurationError
 from finetune.files import hash_file, write_with
 
-__all__ = ["WAYS_OUT", "download", "find_in_hub", "is_reachable", "public_address"]
+__all__ = ["WAYS_OUT", "check_address", "check_in_hub", "download", "find_in_hub", "is_reachable",
+           "public_address"]
 
 PROBE_SECONDS = 1.5  # a lookup in huggingface_hub would try for most of a minute
 READ_SECONDS = 30.0  # without a byte
@@ -70,17 +71,31 @@ def find_in_hub(repository: str, names: list[str]) -> Path:
     Raises:
         ConfigurationError: No network (within two seconds), no such repository or file, no access.
     """
+    cached = _in_cache(repository, names)
+    if cached is not None:
+        return cached
+    _check_online(repository)
+    repo, _, revision = repository.partition("@")
+    for name in names:
+        with contextlib.suppress(EntryNotFoundError):
+            return _fetch(repo, name, revision or None)
+    raise ConfigurationError(f"hf-hub:{repository} has none of {', '.join(names)}")
+
+
+def check_in_hub(repository: str, names: list[str]) -> None:
+    """Raise a `ConfigurationError` when nothing is cached and the hub can't be reached."""
+    if _in_cache(repository, names) is None:
+        _check_online(repository)
+
+
+def _in_cache(repository: str, names: list[str]) -> Path | None:
     repo, _, revision = repository.partition("@")
     for name in names:
         cached = try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE,
                                         revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
-    _check_online(repository)
-    for name in names:
-        with contextlib.suppress(EntryNotFoundError):
-            return _fetch(repo, name, revision or None)
-    raise ConfigurationError(f"hf-hub:{repository} has none of {', '.join(names)}")
+    return None
 
 
 def _check_online(repository: str) -> None:
@@ -110,6 +125,18 @@ def _hub_failed(repo: str, name: str, error: Exception) -> ConfigurationError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return ConfigurationError(f"{name} can't be had from hf-hub:{repo} ({type(error).__name__}: "
                               f"{reason}). Is the name right, and is access granted? {WAYS_OUT}")
+
+
+def check_address(url: str) -> None:
+    """Raise a `ConfigurationError` when a URL has no host or can't be read as one."""
+    try:
+        parts = urlsplit(url)
+        problem = "" if parts.hostname and (parts.port or True) else "it names no server"
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise ConfigurationError(f"model.weights={url} is no address: {problem}; expected is "
+                                 "https://HOST/PATH")
 
 
 def download(url: str) -> Path:

@@ -13,7 +13,6 @@ from finetune.errors import ConfigurationError, first_of
 __all__ = ["MINIMUM_MATCH", "Match", "adapt_stem", "match_tensors", "strip_prefixes"]
 
 MINIMUM_MATCH = 0.9  # share of the backbone's tensors that must be found
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "network.")
 COUNTER = "num_batches_tracked"  # not a weight: files with and without it are the same to us
 
 Tensors = Mapping[str, Tensor]
@@ -77,10 +76,12 @@ def match_tensors(given: Tensors, target: Tensors, *, heads: Collection[str],
         ConfigurationError: Too little matches; the message lists what matched and what didn't.
     """
     network = _Target(_without_counters(target), tuple(f"{h}." for h in heads), frozenset(stems))
-    tensors = strip_prefixes(_without_counters(given), network.tensors)
+    tensors, prefixes = strip_prefixes(_without_counters(given), network.tensors)
+    notes = [] if len(prefixes) == 1 else [
+        f"{name} holds several networks ({', '.join(prefixes)}); {prefixes[0]} is used"]
     found = [n for n in network.backbone if n in tensors]
     if len(found) >= MINIMUM_MATCH * len(network.backbone):
-        return _by_name(tensors, network, name)
+        return _by_name(tensors, network, name, notes)
     refusal = _why_not_by_order(tensors, network)
     if refusal:
         raise ConfigurationError(_mismatch(tensors, network, name, refusal))
@@ -88,29 +89,43 @@ def match_tensors(given: Tensors, target: Tensors, *, heads: Collection[str],
 
 
 def _without_counters(tensors: Tensors) -> dict[str, Tensor]:
-    return {name: t for name, t in tensors.items() if not name.endswith(COUNTER)}
+    return {name: t for name, t in tensors.items() if not name.endswith(COUNTER)
+            and (t.ndim > 0 or t.is_floating_point())}
 
 
-def strip_prefixes(given: Tensors, target: Tensors) -> dict[str, Tensor]:
-    """The tensors without a prefix that most names share, where more names then match.
+def strip_prefixes(given: Tensors, target: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors without the prefix under which most of the target's names are found.
+
+    Training programs wrap networks (``module.``, ``_orig_mod.``, ``model.backbone.``), or keep two
+    of them (``encoder_q.`` and ``encoder_k.``).
+
+    Returns:
+        The tensors in their order, and all prefixes under which as many names are found, the
+        one that was taken first. A prefix that explains less than half of the names is none.
 
     >>> import torch
     >>> t = torch.zeros(1)
-    >>> list(strip_prefixes({"module.fc.bias": t}, {"fc.bias": t}))
-    ['fc.bias']
+    >>> tensors, prefixes = strip_prefixes({"net.fc.bias": t}, {"fc.bias": t})
+    >>> list(tensors), prefixes
+    (['fc.bias'], ['net.'])
     """
-    best = dict(given)
-    for _ in range(len(PREFIXES)):
-        options = [{n.removeprefix(p): t for n, t in best.items()} for p in PREFIXES
-                   if 2 * sum(n.startswith(p) for n in best) > len(best)]
-        options = [option for option in options if len(option) == len(best)]
-        if not options:
-            break
-        following = max(options, key=lambda option: len(option.keys() & target.keys()))
-        if len(following.keys() & target.keys()) < len(best.keys() & target.keys()):
-            break
-        best = following
-    return best
+    counts: dict[str, int] = {}
+    for name in given:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in target:
+                prefix = "".join(f"{part}." for part in parts[:i])
+                counts[prefix] = counts.get(prefix, 0) + 1
+    most = max(counts.values(), default=0)
+    if 2 * most <= min(len(given), len(target)):
+        return dict(given), [""]
+    prefixes = [prefix for prefix, count in counts.items() if count == most]
+    if "" in prefixes:
+        return dict(given), [""]
+    first = prefixes[0]
+    stripped = {n.removeprefix(first): n for n in given if n.startswith(first)}
+    return {n.removeprefix(first): t for n, t in given.items()
+            if n.startswith(first) or n not in stripped}, prefixes
 
 
 def adapt_stem(weight: Tensor, wanted: Tensor) -> Tensor | None:
@@ -135,19 +150,33 @@ def adapt_stem(weight: Tensor, wanted: Tensor) -> Tensor | None:
     return repeated * (old / new)
 
 
-def _by_name(given: Tensors, network: _Target, name: str) -> Match:
+def _by_name(given: Tensors, network: _Target, name: str, notes: list[str]) -> Match:
     fits = {n: network.fit(n, given[n]) for n in network.tensors if n in given}
     tensors = {n: t for n, t in fits.items() if t is not None}
     backbone = network.backbone
     matched = [n for n in backbone if n in tensors]
     if len(matched) < MINIMUM_MATCH * len(backbone):
         raise ConfigurationError(_mismatch(given, network, name, "names match, shapes don't"))
-    left = [n for n in backbone if n not in tensors]
-    notes = [f"{len(left)} of {len(backbone)} tensors are not in {name} and stay random: "
-             f"{first_of(left)}"] if left else []
     extra = [n for n in given if n not in network.tensors and not n.startswith(network.heads)]
-    notes += [f"{len(extra)} tensors of {name} are not used: {first_of(extra)}"] if extra else []
+    _refuse_deeper(extra, network, name)
+    left = {n: f"{n} has another shape" if n in given else n for n in backbone if n not in tensors}
+    if left:
+        notes = [*notes, f"{len(left)} of {len(backbone)} tensors don't come from {name} and stay "
+                 f"random: {first_of(list(left.values()))}"]
+    if extra:
+        notes = [*notes, f"{len(extra)} tensors of {name} are not used: {first_of(extra)}"]
     return _finish(tensors, given, network, notes)
+
+
+def _refuse_deeper(extra: list[str], network: _Target, name: str) -> None:
+    """A resnet34's file has every tensor of a resnet18; half of a network is no network."""
+    known = {re.sub(r"\d+", "#", n) for n in network.backbone}
+    deeper = [n for n in extra if re.sub(r"\d+", "#", n) in known]
+    if len(deeper) > (1 - MINIMUM_MATCH) * len(network.backbone):
+        raise ConfigurationError(
+            f"{name} doesn't fit this network, it is of a deeper one: {len(deeper)} of its tensors "
+            f"lie in layers that this one lacks: {first_of(deeper)}.\n"
+            "Is model.name the network that the file was trained with?")
 
 
 def _by_order(given: Tensors, network: _Target, name: str) -> Match:

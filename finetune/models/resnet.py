@@ -12,6 +12,7 @@ paper, a bottleneck strides in its 3x3 convolution ("v1.5").
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from timm.layers import DropPath, create_classifier
 from torch import Tensor, nn
@@ -135,8 +136,7 @@ class ResNet(nn.Module):
         drop_path_rate: Stochastic depth, growing linearly to this in the last block.
         global_pool: timm's name of the pooling.
 
-    Raises:
-        ConfigurationError: A stem or shortcut that doesn't exist; too few classes or channels.
+    Raises ConfigurationError for a stem or shortcut that doesn't exist, too few classes, channels.
     """
 
     def __init__(self, block: type[Block], depths: Sequence[int],
@@ -154,7 +154,7 @@ class ResNet(nn.Module):
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": widths[0], "reduction": step, "module": "relu"}]
         channels, reduction = widths[0], step * step
-        paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        paths = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
         for number, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
             stage = nn.Sequential()
             for stride in [1 if number == 1 else 2] + [1] * (depth - 1):
@@ -180,7 +180,7 @@ class ResNet(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last stage's features to (B, K), or to what the classifier sees."""
         x = functional.dropout(self.global_pool(x), self.drop_rate, self.training)
-        return x if pre_logits else self.get_classifier()(x)  # type: ignore[no-any-return]
+        return x if pre_logits else self.get_classifier()(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K)."""

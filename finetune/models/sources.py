@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import timm
 import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -13,11 +14,18 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError, closest, did_you_mean, first_of
 from finetune.files import hash_file
-from finetune.models.downloads import WAYS_OUT, download, find_in_hub, public_address
+from finetune.models.downloads import (
+    WAYS_OUT,
+    check_address,
+    check_in_hub,
+    download,
+    find_in_hub,
+    public_address,
+)
 from finetune.models.heads import keep_class_rows
 from finetune.models.state_dicts import read_tensors
 
-__all__ = ["FoundWeights", "find_weights"]
+__all__ = ["FoundWeights", "check_weights_name", "find_weights"]
 
 HUB_NAMES = ["model.safetensors", "pytorch_model.bin"]
 _FILE_ENDINGS = (".pth", ".pt", ".bin", ".th", ".safetensors", ".ckpt", ".tar")
@@ -35,6 +43,7 @@ class FoundWeights:
         licence: Of the weights, where known.
         tag: timm's.
         notes: What a reader must know.
+        network: ``model.name`` of the run that the weights come from.
     """
 
     tensors: Mapping[str, Tensor]
@@ -44,6 +53,7 @@ class FoundWeights:
     licence: str | None = None
     tag: str | None = None
     notes: tuple[str, ...] = ()
+    network: str | None = None
 
 
 def find_weights(weights: str, *, model: nn.Module, name: str,
@@ -62,6 +72,7 @@ def find_weights(weights: str, *, model: nn.Module, name: str,
     if weights.startswith("hf-hub:"):
         return _from_hub(weights.removeprefix("hf-hub:"), name)
     if weights.startswith(("http://", "https://")):
+        check_address(weights)
         return _from_file(download(weights), model, name, source=public_address(weights))
     if weights == "pretrained" or weights in _tags(name):
         return _from_tag(weights, name)
@@ -70,6 +81,30 @@ def find_weights(weights: str, *, model: nn.Module, name: str,
     if path.exists():
         return _from_file(path, model, name, source=path.name)
     raise _not_found(weights, path, name)
+
+
+def check_weights_name(weights: str | None, name: str) -> None:
+    """Raise a `ConfigurationError` when ``weights`` can't be had: the same as `find_weights` would.
+
+    Nothing is read or downloaded; whether they fit shows when they are.
+    """
+    if weights is None or weights == "bundled":
+        return
+    path = Path(weights).expanduser()
+    if weights.startswith("hf-hub:"):
+        check_in_hub(weights.removeprefix("hf-hub:"), ["config.json"])
+    elif weights.startswith(("http://", "https://")):
+        check_address(weights)
+    elif weights == "pretrained" or weights in _tags(name):
+        settings = _tag_settings(weights, name)
+        if settings.hf_hub_id:
+            check_in_hub(settings.hf_hub_id, _hub_names(settings))
+    elif not weights.strip() or not path.exists():
+        raise _not_found(weights, path, name)
+
+
+def _hub_names(settings: PretrainedCfg) -> list[str]:
+    return [settings.hf_hub_filename] if settings.hf_hub_filename else HUB_NAMES
 
 
 def _tags(name: str) -> list[str]:
@@ -109,8 +144,8 @@ def _from_file(path: Path, model: nn.Module, name: str, *, source: str) -> Found
 def _from_tag(weights: str, name: str) -> FoundWeights:
     settings = _tag_settings(weights, name)
     if settings.hf_hub_id:
-        names = [settings.hf_hub_filename] if settings.hf_hub_filename else HUB_NAMES
-        path, source = find_in_hub(settings.hf_hub_id, names), f"hf-hub:{settings.hf_hub_id}"
+        path = find_in_hub(settings.hf_hub_id, _hub_names(settings))
+        source = f"hf-hub:{settings.hf_hub_id}"
     else:
         url = settings.url if isinstance(settings.url, str) else settings.url[0]
         path, source = download(url), public_address(url)
@@ -199,9 +234,18 @@ def _from_run(folder: Path, model: nn.Module, class_names: Sequence[str] | None)
     fresh = [name for name in class_names or [] if name not in kept]
     notes += (f"classifier rows kept by class name: {first_of(kept) or 'none'}; new: "
               f"{first_of(fresh) or 'none'}",)
+    if not (folder / "metrics.json").is_file():
+        notes += ("that run is not finished: the best of its epochs so far is used",)
     settings = {**spec, "input_size": spec.get("size")}
     return FoundWeights(tensors, f"run {folder.resolve().name}", hash_file(path), settings,
-                        earlier.get("licence"), earlier.get("tag"), notes)
+                        earlier.get("licence"), earlier.get("tag"), notes, _network_of(path))
+
+
+def _network_of(path: Path) -> str | None:
+    """``model.name`` in the metadata that a run writes beside its weights."""
+    with safetensors.safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get("finetune", "{}")
+    return json.loads(told).get("model")  # type: ignore[no-any-return]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Files of weights: read without running code, and unwrapped to one flat state dict."""
 
+import argparse
+import pathlib
 import pickle
 import re
 import struct
@@ -8,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -20,6 +23,11 @@ __all__ = ["read_tensors", "unwrap"]
 # Averaged weights first, as timm does.
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model_state",
             "model", "net", "weights", "module")
+# What training programs put beside tensors: settings and best scores. Plain data, no code.
+_HARMLESS: list[Any] = [argparse.Namespace, pathlib.PosixPath, np.dtype, *{
+    type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")},
+    *[(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
+      for core in ("core", "_core")]]
 _FOREIGN_CODE = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -41,7 +49,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             f"weights file {path.name} can't be read: {error.strerror}") from error
     if not start:
         raise ConfigurationError(f"weights file {path.name} is empty (0 bytes): copy it again")
-    is_safe = path.suffix == ".safetensors" or start[8:9] == b"{"
+    is_pickle = start.startswith((b"PK", b"\x80"))
+    is_safe = start[8:9] == b"{" or (path.suffix == ".safetensors" and not is_pickle)
     content = _read_safetensors(path) if is_safe else _read_pickle(path, start)
     tensors, notes = unwrap(content, name=path.name)
     _check_finite(tensors, path.name)
@@ -62,9 +71,10 @@ def _read_pickle(path: Path, start: bytes) -> Any:
             f"{path.name} is not a weights file: it begins with {start!r}; expected is "
             ".safetensors or a .pth, .pt or .bin file that torch.save wrote")
     try:
-        with warnings.catch_warnings():  # old formats are welcome
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with (warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS),
+              path.open("rb") as stream):  # torch.load would look at a path's ending
+            warnings.simplefilter("ignore")  # old formats are welcome
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
             AttributeError, OSError, ImportError, AssertionError, OverflowError,
             struct.error) as error:
@@ -82,6 +92,10 @@ def _unreadable(path: Path, error: Exception) -> ConfigurationError:
         return ConfigurationError(
             f"weights file {path.name} is a TorchScript program; expected is a state dict: "
             "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)")
+    if "WeightsUnpickler" in str(error):
+        return ConfigurationError(
+            f"{path.name} is a pickle that torch.save did not write; such a file could run code "
+            "and is refused. Expected is a state dict: torch.save(model.state_dict(), NEW_FILE)")
     first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return ConfigurationError(f"weights file {path.name} is broken or not written by torch.save "
                               f"({first_line}): copy or download it again")
@@ -91,22 +105,21 @@ def unwrap(content: object, *, name: str) -> tuple[dict[str, Tensor], tuple[str,
     """The flat state dict inside what a file held, and notes.
 
     Training programs put it under a key such as ``state_dict`` or ``model``; averaged weights
-    (``ema``) are preferred, as in timm, and that is noted. Entries that aren't tensors are left
-    out.
+    (``ema``) are preferred, as in timm, otherwise the first set, and that is noted. Entries that
+    aren't tensors are left out.
 
     Raises:
         ConfigurationError: There are no tensors by name.
     """
-    path: list[str] = []
     notes: list[str] = []
     while isinstance(content, Mapping):
-        keys = [key for key in WRAPPERS if _holds_tensors(content.get(key))]
+        keys = ([key for key in WRAPPERS if _holds_tensors(content.get(key))]
+                or _larger_parts(content))
         if not keys:
             break
         if len(keys) > 1:
             notes.append(f"{name} holds several sets of weights ({', '.join(keys)}); "
                          f"{keys[0]} is used")
-        path.append(keys[0])
         content = content[keys[0]]
     tensors = _tensors_of(content)
     if not tensors:
@@ -114,6 +127,13 @@ def unwrap(content: object, *, name: str) -> tuple[dict[str, Tensor], tuple[str,
                                  "expected is a state dict, plain or under one of "
                                  f"{', '.join(WRAPPERS)}")
     return tensors, tuple(notes)
+
+
+def _larger_parts(content: Mapping[Any, Any]) -> list[str]:
+    """Keys of other names with more tensors than lie here, such as student and teacher."""
+    here = len(_tensors_of(content))
+    return [key for key, part in content.items()
+            if isinstance(key, str) and len(_tensors_of(part)) > here]
 
 
 def _tensors_of(content: object) -> dict[str, Tensor]:

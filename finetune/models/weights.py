@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from finetune.errors import ConfigurationError
 from finetune.models.heads import classifier_modules
 from finetune.models.matching import match_tensors
 from finetune.models.sources import find_weights
@@ -68,8 +69,14 @@ def load_weights(model: nn.Module, weights: str | None, *, name: str, in_channel
     if weights is None:
         return _random_report(model, heads)
     found = find_weights(weights, model=model, name=name, class_names=class_names)
-    match = match_tensors(found.tensors, model.state_dict(), heads=heads,
-                          stems=_stem_weights(model), name=found.source)
+    try:
+        match = match_tensors(found.tensors, model.state_dict(), heads=heads,
+                              stems=_stem_weights(model), name=found.source)
+    except ConfigurationError as error:
+        if found.network in (None, name):
+            raise
+        raise ConfigurationError(f"{error}\nThat run trained {found.network}, this is {name}: "
+                                 f"write model.name={found.network}") from error
     model.load_state_dict(match.tensors, strict=False)
     mean, std, notes = _statistics(found.settings, in_channels)
     size = found.settings.get("input_size")
