@@ -34,6 +34,11 @@ Runs
   evaluate RUN            measure the chosen weights again on the test part
   report RUN              write report.html and figures/ again
 
+Weights without a network
+  weights ls              which are on this machine, where, under which licence
+  weights fetch MODEL[.TAG] --to DIR   on a connected machine; on the other one model.weights=DIR
+  weights verify DIR      hashes, tensors and architecture of such a folder
+
 Every key with its default: python -m finetune keys
 Exit codes: 0 done, 1 failure while running, 2 bad input, 3 a check failed, 130 interrupted
 """
@@ -208,9 +213,34 @@ def _report(words: list[str]) -> int:
     return 0
 
 
+def _weights(words: list[str]) -> int:
+    parser = _parser("weights", [])
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="ls | fetch | verify")
+    kinds.add_parser("ls", help="what is on this machine")
+    fetch = kinds.add_parser("fetch", help="download into a new folder")
+    fetch.add_argument("model", metavar="MODEL[.TAG]")
+    fetch.add_argument("--to", required=True, metavar="DIR", type=Path)
+    kinds.add_parser("verify", help="check such a folder").add_argument("folder", type=Path)
+    given = parser.parse_args(words)
+    from finetune import weights_store
+
+    if given.what == "verify":
+        say(weights_store.verify_weights(given.folder.expanduser()))
+    elif given.what == "fetch":
+        facts = weights_store.fetch_weights(given.model, given.to.expanduser())
+        say(f"wrote {given.to}: {facts['model']}, licence {facts['licence']}; use it with "
+            f"model.name={facts['model'].partition('.')[0]} model.weights={given.to}")
+    else:
+        table("weights that need no network", ["model.weights=", "model.name=", "licence", "MB",
+                                               "where"],
+              [[c.weights, c.network, c.licence, c.size / 1e6, c.path]
+               for c in weights_store.list_weights()])
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
-    "evaluate": _evaluate, "report": _report,
+    "evaluate": _evaluate, "report": _report, "weights": _weights,
 }
 
 

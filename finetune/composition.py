@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import Config, text_fields
 from finetune.errors import ConfigurationError, did_you_mean
+from finetune.models.architectures import ARCHITECTURES
 from finetune.ranges import contradictions
 from finetune.recipes import Recipe, find_recipe, flatten
 from finetune.values import (
@@ -89,6 +90,7 @@ def compose(words: Sequence[str], *,
     wrong = {k: told for k, text in typed.items() if (told := word_problem(k, text))}
     given = {k: _read(k, text) for k, text in typed.items() if k not in wrong}
     config, replaced = _rehearsed(recipe, values, given)
+    notes = _bring_network(config, values, given, problems)
     problems += [*wrong.values(), *_odd_pairs(typed, is_rehearsal=replaced is not None)]
     if not problems:
         problems += contradictions(config)
@@ -96,7 +98,7 @@ def compose(words: Sequence[str], *,
         problems += check_names(config, given if problems else known_keys())
     if problems:
         raise ConfigurationError("\n".join(dict.fromkeys(problems)))
-    return Composed(config, tuple(words), replaced, _repeated(pairs))
+    return Composed(config, tuple(words), replaced, (*_repeated(pairs), *notes))
 
 
 def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[str, Any],
@@ -107,10 +109,31 @@ def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[
         return config, None
     schema = Config()
     own_data = {k: get_value(schema, k) for k in values if k in _SOURCES}
-    replaced = {k: (get_value(config, k), v) for k, v in (own_data | REHEARSAL).items()
+    weights = given.get("model.weights", REHEARSAL["model.weights"])
+    network = {"model.name": ARCHITECTURES.get(weights, REHEARSAL["model.name"])}
+    replaced = {k: (get_value(config, k), v) for k, v in (own_data | REHEARSAL | network).items()
                 if k not in given}
     taken = {key: value for key, (_, value) in replaced.items()}
     return _composed(recipe, values, {**taken, **given}), replaced
+
+
+def _bring_network(config: Config, values: Mapping[str, Any], given: Mapping[str, Any],
+                   problems: list[str]) -> list[str]:
+    """Put the network in place that weights bring with them, and tell so.
+
+    A recipe's name gives way, a typed one doesn't: that is a problem.
+    """
+    weights, name = config.model.weights, config.model.name
+    brought = ARCHITECTURES.get(weights or "", name)
+    if brought == name:
+        return []
+    if "model.name" in given:
+        problems.append(f"model.weights={weights} brings its own network, {brought}: leave out "
+                        f"model.name={name}, or choose other weights")
+        return []
+    config.model.name = brought
+    return [f"model.weights={weights} brings its own network: model.name={brought} instead of the "
+            f"recipe's {name}"] if "model.name" in values else []
 
 
 def _repeated(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -236,9 +259,6 @@ def _odd_pairs(typed: Mapping[str, str], *, is_rehearsal: bool) -> list[str]:
     if is_rehearsal and sources:
         found.append(f"{', '.join(sources)} without data.root: a rehearsal takes no data of its "
                      "own; add data.root=DIR, or leave the key out")
-    if typed.get("model.weights") == "bundled" and "model.name" in typed:
-        found.append("model.weights=bundled brings its own network: leave out "
-                     f"model.name={typed['model.name']}")
     return found
 
 

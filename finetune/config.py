@@ -159,7 +159,7 @@ class ModelConfig:
     """The network."""
 
     name: str = "resnet50"  # a timm name, or package.module:function
-    weights: str | None = "pretrained"  # null, pretrained, a timm tag, hf-hub:, URL, file, run
+    weights: str | None = "pretrained"  # null, bundled, packaged, tag, hf-hub:, URL, file, folder
     head: Head = Head.linear
     pooling: str | None = None  # avg, max, avgmax, catavgmax; unset: the model's own
     drop_rate: float = 0.0  # dropout before the classifier; 0 up, below 1

@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition"},
     {"training", "evaluation", "run_directory"},
-    {"report", "assembly", "selection", "console", "interruption", "names"},
+    {"report", "assembly", "selection", "console", "interruption", "names", "weights_store"},
     {"method", "environment"},
     {"session"},
     {"plan", "run"},

@@ -7,6 +7,7 @@ import yaml
 from finetune.composition import compose, dump_config, load_config, override
 from finetune.config import FreezingPolicy, Resize
 from finetune.errors import ConfigurationError
+from finetune.models.architectures import ARCHITECTURES
 from finetune.values import known_keys
 
 
@@ -35,7 +36,7 @@ def test_a_tilde_in_a_path_is_the_home_folder(monkeypatch):
 def test_precedence_is_schema_recipe_rehearsal_command_line():
     assert compose(["data.root=r"]).config.data.resize is Resize.squash
     medical = compose(["recipe=medical", "data.root=r"]).config
-    assert medical.data.resize is Resize.pad and medical.model.name == "resnet50"
+    assert medical.data.resize is Resize.pad and medical.model.name == "resnet50.a1_in1k"
     rehearsal = compose(["recipe=medical"])
     assert rehearsal.config.model.name == "resnet10t" and rehearsal.config.data.image_size == 64
     assert rehearsal.config.freezing.policy is FreezingPolicy.head_then_all
@@ -47,7 +48,7 @@ def test_precedence_is_schema_recipe_rehearsal_command_line():
 def test_a_rehearsal_lists_what_it_replaced_and_nothing_else():
     composed = compose(["recipe=medical", "training.epochs=2"])
     assert composed.replaced == {
-        "model.name": ("resnet50", "resnet10t"), "model.weights": ("pretrained", None),
+        "model.name": ("resnet50.a1_in1k", "resnet10t"), "model.weights": ("pretrained", None),
         "data.image_size": (None, 64), "data.batch_size": (32, 8)}
     assert compose(["recipe=medical", "data.root=r"]).replaced is None
 
@@ -98,9 +99,35 @@ def test_several_values_need_m():
     assert "-m" in problems("seed=1,2")
 
 
+@pytest.mark.parametrize("weights", ARCHITECTURES)
 @pytest.mark.parametrize("words", [[], ["data.root=r"]])
-def test_bundled_weights_bring_their_own_network(words):
-    assert "model.name" in problems("model.weights=bundled", "model.name=resnet18", *words)
+def test_weights_that_bring_their_own_network_take_no_other(weights, words):
+    told = problems(f"model.weights={weights}", "model.name=resnet18", *words)
+    expected = f"brings its own network, {ARCHITECTURES[weights]}: leave out model.name=resnet18"
+    assert expected in told
+
+
+@pytest.mark.parametrize("weights", ARCHITECTURES)
+@pytest.mark.parametrize("words", [[], ["data.root=r"]])
+@pytest.mark.parametrize("recipe", ["recipe=null", "recipe=medical"])
+def test_the_network_of_the_weights_stands_in_the_configuration(weights, words, recipe):
+    name = ARCHITECTURES[weights]
+    composed = compose([recipe, f"model.weights={weights}", *words])
+    assert (composed.config.model.name, composed.config.model.weights) == (name, weights)
+    typed = compose([recipe, f"model.weights={weights}", f"model.name={name}", *words])
+    assert typed.config == composed.config
+    if composed.replaced is not None:
+        assert composed.replaced["model.name"][1] == name and not composed.notes
+    else:
+        assert any(name in note for note in composed.notes) == (recipe == "recipe=medical")
+
+
+def test_a_name_typed_beside_a_recipes_own_weights_is_an_error(tmp_path):
+    word = recipe_file(tmp_path, "model: {weights: packaged}\n")
+    assert compose([word, "data.root=r"]).config.model.name == "tf_efficientnet_lite0"
+    assert "brings its own network" in problems(word, "data.root=r", "model.name=resnet18")
+    plain = compose([word, "data.root=r", "model.name=resnet18", "model.weights=null"]).config
+    assert (plain.model.name, plain.model.weights) == ("resnet18", None)
 
 
 def test_ranges_are_told_beside_unknown_keys_and_recipes():

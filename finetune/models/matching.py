@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ConfigurationError, first_of
+from finetune.models.extras import refuse_inner, rename_classifier
 
 __all__ = ["MINIMUM_MATCH", "Match", "adapt_stem", "match_tensors", "strip_prefixes"]
 
@@ -63,7 +64,8 @@ def match_tensors(given: Tensors, target: Tensors, *, heads: Collection[str],
     may have other rows, or be missing), by order. Order is not trusted when names contradict it:
     a kind against another (a bias for a running mean), a name that both sides have in different
     places, numbers that don't ascend (files sorted by name), or a negative variance.
-    Classifier tensors of another shape are left out.
+    Classifier tensors of another shape are left out; for those of another name, and for tensors
+    that the network doesn't have, see `finetune.models.extras`.
 
     Args:
         given: The file's tensors in its order.
@@ -81,6 +83,9 @@ def match_tensors(given: Tensors, target: Tensors, *, heads: Collection[str],
         f"{name} holds several networks ({', '.join(prefixes)}); {prefixes[0]} is used"]
     found = [n for n in network.backbone if n in tensors]
     if len(found) >= MINIMUM_MATCH * len(network.backbone):
+        refuse_inner(tensors, network.backbone, network.heads, name=name)
+        tensors, renamed = rename_classifier(tensors, network.tensors, network.heads)
+        notes += renamed
         return _by_name(tensors, network, name, notes)
     refusal = _why_not_by_order(tensors, network)
     if refusal:
@@ -158,7 +163,6 @@ def _by_name(given: Tensors, network: _Target, name: str, notes: list[str]) -> M
     if len(matched) < MINIMUM_MATCH * len(backbone):
         raise ConfigurationError(_mismatch(given, network, name, "names match, shapes don't"))
     extra = [n for n in given if n not in network.tensors and not n.startswith(network.heads)]
-    _refuse_deeper(extra, network, name)
     left = {n: f"{n} has another shape" if n in given else n for n in backbone if n not in tensors}
     if left:
         notes = [*notes, f"{len(left)} of {len(backbone)} tensors don't come from {name} and stay "
@@ -166,17 +170,6 @@ def _by_name(given: Tensors, network: _Target, name: str, notes: list[str]) -> M
     if extra:
         notes = [*notes, f"{len(extra)} tensors of {name} are not used: {first_of(extra)}"]
     return _finish(tensors, given, network, notes)
-
-
-def _refuse_deeper(extra: list[str], network: _Target, name: str) -> None:
-    """A resnet34's file has every tensor of a resnet18; half of a network is no network."""
-    known = {re.sub(r"\d+", "#", n) for n in network.backbone}
-    deeper = [n for n in extra if re.sub(r"\d+", "#", n) in known]
-    if len(deeper) > (1 - MINIMUM_MATCH) * len(network.backbone):
-        raise ConfigurationError(
-            f"{name} doesn't fit this network, it is of a deeper one: {len(deeper)} of its tensors "
-            f"lie in layers that this one lacks: {first_of(deeper)}.\n"
-            "Is model.name the network that the file was trained with?")
 
 
 def _by_order(given: Tensors, network: _Target, name: str) -> Match:

@@ -11,11 +11,12 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from finetune.models.architectures import ARCHITECTURES
 from finetune.models.resnet import CIFAR, IMAGENET, BasicBlock, ResNet, build_resnet
 
 __all__ = ["BUNDLED", "OUR_NETWORKS"]
 
-BUNDLED = "resnet12_wide"
+BUNDLED = ARCHITECTURES["bundled"]
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _TORCHVISION = {18: "f37072fd", 34: "b627a593", 50: "0676ba61", 101: "63fe2227", 152: "394f9c45"}
 

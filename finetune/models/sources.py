@@ -1,4 +1,4 @@
-"""Where weights can be had: timm's tags, the hub, addresses, files, earlier runs."""
+"""Where weights can be had: installed, timm's tags, the hub, addresses, files, folders, runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,28 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError, closest, did_you_mean, first_of
 from finetune.files import hash_file
+from finetune.models.architectures import ARCHITECTURES
 from finetune.models.downloads import (
-    WAYS_OUT,
     check_address,
     check_in_hub,
+    check_named_hash,
     download,
     find_in_hub,
+    find_in_torch_cache,
     public_address,
 )
 from finetune.models.heads import keep_class_rows
+from finetune.models.packaged import (
+    LICENCE,
+    bundled_file,
+    packaged_file,
+    read_bundled,
+    read_packaged,
+)
 from finetune.models.state_dicts import read_tensors
+from finetune.models.stored import check_stored, is_stored, read_json
 
-__all__ = ["FoundWeights", "check_weights_name", "find_weights"]
+__all__ = ["FoundWeights", "check_weights_name", "find_tagged", "find_weights"]
 
 HUB_NAMES = ["model.safetensors", "pytorch_model.bin"]
 _FILE_ENDINGS = (".pth", ".pt", ".bin", ".th", ".safetensors", ".ckpt", ".tar")
@@ -60,27 +70,30 @@ def find_weights(weights: str, *, model: nn.Module, name: str,
                  class_names: Sequence[str] | None) -> FoundWeights:
     """The weights that a value of ``model.weights`` means, see `finetune.models.weights`.
 
-    A tag goes before a file of the same name; write ``./NAME`` for the file.
+    A tag goes before a file of the same name; write ``./NAME`` for the file. A name that is
+    neither here may be that of a file in torch's own cache.
 
     Raises:
         ConfigurationError: They aren't there, can't be had or can't be read.
     """
     path = Path(weights).expanduser()
-    if weights == "bundled":
-        raise ConfigurationError("model.weights=bundled: the bundled network comes with a later "
-                                 f"version; until then, choose other weights. {WAYS_OUT}")
+    if weights in ARCHITECTURES:
+        _check_architecture(f"model.weights={weights}", ARCHITECTURES[weights], name)
+        return _from_bundled() if weights == "bundled" else _from_package(model)
     if weights.startswith("hf-hub:"):
         return _from_hub(weights.removeprefix("hf-hub:"), name)
     if weights.startswith(("http://", "https://")):
         check_address(weights)
         return _from_file(download(weights), model, name, source=public_address(weights))
     if weights == "pretrained" or weights in _tags(name):
-        return _from_tag(weights, name)
+        return find_tagged(weights, name)
     if path.is_dir():
-        return _from_run(path, model, class_names)
-    if path.exists():
-        return _from_file(path, model, name, source=path.name)
-    raise _not_found(weights, path, name)
+        return (_from_stored(path, name) if is_stored(path)
+                else _from_run(path, model, class_names))
+    file = path if path.exists() else find_in_torch_cache(weights)
+    if file is None:
+        raise _not_found(weights, path, name)
+    return _from_file(file, model, name, source=file.name)
 
 
 def check_weights_name(weights: str | None, name: str) -> None:
@@ -88,10 +101,12 @@ def check_weights_name(weights: str | None, name: str) -> None:
 
     Nothing is read or downloaded; whether they fit shows when they are.
     """
-    if weights is None or weights == "bundled":
+    if weights is None:
         return
     path = Path(weights).expanduser()
-    if weights.startswith("hf-hub:"):
+    if weights in ARCHITECTURES:
+        (bundled_file if weights == "bundled" else packaged_file)()
+    elif weights.startswith("hf-hub:"):
         check_in_hub(weights.removeprefix("hf-hub:"), ["config.json"])
     elif weights.startswith(("http://", "https://")):
         check_address(weights)
@@ -99,7 +114,7 @@ def check_weights_name(weights: str | None, name: str) -> None:
         settings = _tag_settings(weights, name)
         if settings.hf_hub_id:
             check_in_hub(settings.hf_hub_id, _hub_names(settings))
-    elif not weights.strip() or not path.exists():
+    elif not weights.strip() or not (path.exists() or find_in_torch_cache(weights)):
         raise _not_found(weights, path, name)
 
 
@@ -124,8 +139,8 @@ def _not_found(weights: str, path: Path, name: str) -> ConfigurationError:
     listed = f"{name} has the tags {first_of(tags, count=20)}" if tags else f"{name} has no tags"
     return ConfigurationError(
         f"model.weights={weights} is no timm tag and no file{did_you_mean(weights, tags)}: "
-        f"{listed}; else null, pretrained, hf-hub:NAME, an http(s) address, a file or a run's "
-        "folder are expected")
+        f"{listed}; else null, pretrained, bundled, packaged, hf-hub:NAME, an http(s) address, a "
+        "file, or the folder of a run or of `weights fetch` are expected")
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -133,6 +148,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _from_file(path: Path, model: nn.Module, name: str, *, source: str) -> FoundWeights:
+    check_named_hash(path)
     tensors, notes = read_tensors(path)
     settings = getattr(model, "pretrained_cfg", {})
     if settings:
@@ -141,7 +157,24 @@ def _from_file(path: Path, model: nn.Module, name: str, *, source: str) -> Found
     return FoundWeights(tensors, source, hash_file(path), settings, notes=notes)
 
 
-def _from_tag(weights: str, name: str) -> FoundWeights:
+def _from_bundled() -> FoundWeights:
+    path = bundled_file()
+    tensors, told = read_bundled(path)
+    return FoundWeights(tensors, f"bundled {told['architecture']}", hash_file(path), told,
+                        told.get("licence"), notes=(f"the bundled network: {told.get('source')}",))
+
+
+def _from_package(model: nn.Module) -> FoundWeights:
+    path = packaged_file()
+    check_named_hash(path)
+    tensors = read_packaged(path, model.state_dict())
+    settings = get_pretrained_cfg(ARCHITECTURES["packaged"])
+    return FoundWeights(tensors, f"package {path.name}", hash_file(path), settings.to_dict(),
+                        LICENCE)
+
+
+def find_tagged(weights: str, name: str) -> FoundWeights:
+    """Weights of timm's: ``weights`` is a tag of the network's, or ``pretrained``."""
     settings = _tag_settings(weights, name)
     if settings.hf_hub_id:
         path = find_in_hub(settings.hf_hub_id, _hub_names(settings))
@@ -172,22 +205,36 @@ def _tag_settings(weights: str, name: str) -> PretrainedCfg:
 
 
 def _from_hub(repository: str, name: str) -> FoundWeights:
-    described = _read_json(find_in_hub(repository, ["config.json"]))
+    described = read_json(find_in_hub(repository, ["config.json"]))
     architecture = described.get("architecture")
     if not architecture or not timm.is_model(architecture):
         raise ConfigurationError(f"hf-hub:{repository} is not a timm network: its config.json has "
                                  f"architecture={architecture}; download its weights and give the "
                                  "file, if its tensors fit")
-    if architecture != name.partition(".")[0]:
-        raise ConfigurationError(f"hf-hub:{repository} holds {architecture}, model.name is {name}: "
-                                 f"write model.name={architecture}")
     path = find_in_hub(repository, HUB_NAMES)
+    return _described(described, path, name, f"hf-hub:{repository}")
+
+
+def _from_stored(folder: Path, name: str) -> FoundWeights:
+    described, path = check_stored(folder)
+    return _described(described, path, name, f"folder {folder.resolve().name}")
+
+
+def _described(described: Mapping[str, Any], path: Path, name: str, source: str) -> FoundWeights:
+    """Weights with timm's ``config.json`` beside them."""
+    architecture = described["architecture"]
+    _check_architecture(source, architecture, name)
     settings = {**described, **described.get("pretrained_cfg", {})}
     settings["num_classes"] = described.get("num_classes", settings.get("num_classes", 1000))
-    source = f"hf-hub:{repository}"
     donor = _donor(path, architecture, settings, described.get("model_args", {}), source)
     return FoundWeights(donor, source, hash_file(path), settings, settings.get("license"),
                         settings.get("tag"))
+
+
+def _check_architecture(source: str, architecture: str, name: str) -> None:
+    if architecture != name.partition(".")[0]:
+        raise ConfigurationError(f"{source} holds {architecture}, model.name is {name}: write "
+                                 f"model.name={architecture}")
 
 
 def _donor(path: Path, architecture: str, settings: Mapping[str, Any],
@@ -222,7 +269,7 @@ def _from_run(folder: Path, model: nn.Module, class_names: Sequence[str] | None)
         raise ConfigurationError(f"model.weights={folder} is a folder without "
                                  f"{' and '.join(missing)}; expected is a finished run's folder, "
                                  "or a weights file")
-    environment = _read_json(described)
+    environment = read_json(described)
     tensors, notes = read_tensors(path)
     try:
         old, spec = environment["label_spec"]["class_names"], environment.get("input_spec") or {}
@@ -246,11 +293,3 @@ def _network_of(path: Path) -> str | None:
     with safetensors.safe_open(path, "pt") as file:
         told = (file.metadata() or {}).get("finetune", "{}")
     return json.loads(told).get("model")  # type: ignore[no-any-return]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} can't be read as JSON: {error}") from error
-    return content if isinstance(content, dict) else {}

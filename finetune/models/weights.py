@@ -9,7 +9,8 @@ from torch import nn
 from finetune.errors import ConfigurationError
 from finetune.models.heads import classifier_modules
 from finetune.models.matching import match_tensors
-from finetune.models.sources import find_weights
+from finetune.models.nearest import name_network
+from finetune.models.sources import FoundWeights, find_weights
 
 __all__ = ["WeightsReport", "load_weights"]
 
@@ -51,9 +52,11 @@ def load_weights(model: nn.Module, weights: str | None, *, name: str, in_channel
     """Load weights into the model, all or nothing, and tell where they came from.
 
     ``weights`` is None (random), ``pretrained`` (the model's default timm tag), a tag
-    (``a1_in1k``), ``hf-hub:owner/name`` (a timm repository), an ``http(s)://`` address, a file, or
-    the folder of an earlier run, whose classifier rows are kept by class name. What a classifier
-    of another width, or other input channels, need is described in `match_tensors`.
+    (``a1_in1k``), ``bundled`` or ``packaged`` (`finetune.models.packaged`), ``hf-hub:owner/name``
+    (a timm repository), an ``http(s)://`` address, a file (also by its name in torch's own cache),
+    a folder that ``weights fetch`` made, or that of an earlier run, whose classifier rows are kept
+    by class name. What a classifier of another width, or other input channels, need is described
+    in `match_tensors`.
 
     Args:
         model: Changed in place, unless an error is raised.
@@ -73,16 +76,21 @@ def load_weights(model: nn.Module, weights: str | None, *, name: str, in_channel
         match = match_tensors(found.tensors, model.state_dict(), heads=heads,
                               stems=_stem_weights(model), name=found.source)
     except ConfigurationError as error:
-        if found.network in (None, name):
-            raise
-        raise ConfigurationError(f"{error}\nThat run trained {found.network}, this is {name}: "
-                                 f"write model.name={found.network}") from error
+        raise ConfigurationError(f"{error}\n{_network_told(found, name)}".rstrip()) from error
     model.load_state_dict(match.tensors, strict=False)
     mean, std, notes = _statistics(found.settings, in_channels)
     size = found.settings.get("input_size")
     return WeightsReport(found.source, found.sha256, found.licence, found.tag, match.matched,
                          match.total, (*found.notes, *match.notes, *notes), mean, std,
                          found.settings.get("interpolation"), tuple(size[-2:]) if size else None)
+
+
+def _network_told(found: FoundWeights, name: str) -> str:
+    """Which network the weights belong to, where that is known."""
+    if found.network not in (None, name):
+        return (f"That run trained {found.network}, this is {name}: write "
+                f"model.name={found.network}")
+    return name_network(found.tensors)
 
 
 def _random_report(model: nn.Module, heads: Sequence[str]) -> WeightsReport:
