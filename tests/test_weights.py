@@ -375,6 +375,8 @@ def test_code_in_a_file_is_not_run(tmp_path, wrap, write):
     with pytest.raises(ConfigurationError, match="code"):
         build(path)
     assert not target.exists()
+    pickle.loads(pickle.dumps(Creates(target))).close()
+    assert target.exists()  # what would have happened
 
 
 BROKEN = {
