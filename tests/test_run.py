@@ -205,7 +205,7 @@ def test_bad_input_is_exit_2_and_says_what(words, told, folder, capsys):
 
 def test_a_rehearsal_with_a_wrong_value_leaves_no_run(tmp_path, capsys):
     assert "timm has no such optimizer" in refused("optimizer.name=adamv", capsys=capsys)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not any(tmp_path.glob("runs/*"))
 
 
 def test_several_processes_are_refused(folder, capsys, monkeypatch):
