@@ -140,8 +140,7 @@ def _shares(parameters: int, multiply_adds: int, found: NetworkSummary) -> dict[
 def _print_tables(name: str, given: dict[str, Any], found: NetworkSummary) -> None:
     height, width = given["size"]
     say(f"{name}: {given['in_channels']} x {height} x {width} to {given['num_classes']} classes; "
-        f"{found.parameters:,} parameters, {found.multiply_adds / 1e6:,.4g} M multiply-adds for a "
-        "picture")
+        f"{found.parameters:,} parameters, {found.multiply_adds:,} multiply-adds for a picture")
     _print_depths(found, given["batch_size"])
     _print_policies(found)
     _print_memory(found.memory, given["batch_size"])
@@ -154,7 +153,8 @@ def _print_depths(found: NetworkSummary, batch_size: int) -> None:
         shape = "-" if d.output_shape is None else " x ".join(map(str, d.output_shape))
         parameters, multiply_adds = (round(100 * share, 1) for share in shares)
         rows.append([d.depth, d.modules, shape, d.parameters, parameters,
-                     d.multiply_adds / 1e6, multiply_adds, _mib(d.activations)])
+                     _in_units(d.multiply_adds, 10 ** 6), multiply_adds,
+                     _in_units(d.activations, _MIB)])
     table("depths", ["depth", "modules", "output", "parameters", "% of all",
                      "M multiply-adds", "% of all", f"MiB kept, batch of {batch_size}"], rows)
 
@@ -171,12 +171,13 @@ def _print_memory(memory: Memory, batch_size: int) -> None:
             "AdamW's two means": memory.adamw_state,
             f"activations, batch of {batch_size}": memory.activations, "together": memory.total}
     table("memory when everything trains", ["what (32 bits)", "MiB"],
-          [[what, _mib(size)] for what, size in rows.items()])
+          [[what, _in_units(size, _MIB)] for what, size in rows.items()])
     say("Without the loss, temporary tensors and work space of the kernels; attention as unfused.")
 
 
-def _mib(size: int) -> float:
-    return size / _MIB
+def _in_units(number: int, unit: int) -> float:
+    """Whole from 1000 up, which the table would write with an exponent."""
+    return number / unit if number < 1000 * unit else round(number / unit)
 
 
 def _span(depths: tuple[int, ...]) -> str:

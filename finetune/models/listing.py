@@ -23,7 +23,7 @@ __all__ = ["RECOMMENDED", "ListedNetwork", "list_networks"]
 RECOMMENDED = ("resnet10t.c3_in1k", "resnet18.a1_in1k", "resnet26t.ra2_in1k", "resnet34.a1_in1k",
                "resnet50.a1_in1k", "resnet50.tv2_in1k", "resnet101.a1h_in1k",
                "tf_efficientnet_lite0.in1k")
-COUNTED = 60  # networks whose parameters are counted, each in a twentieth of a second or more
+COUNTED = 120  # networks whose parameters are counted, each in a twentieth of a second or more
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The network runs twice with empty pictures. If its tensors lie on torch's ``meta
 is computed and no memory is needed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,12 +58,12 @@ class PolicySummary:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training the whole network takes, each tensor once.
+    """Bytes that training takes, each tensor once. What is frozen has no gradients and no state.
 
     Attributes:
         weights: Parameters and buffers (running statistics of norms).
-        gradients: One for each parameter.
-        adamw_state: Two running means for each parameter.
+        gradients: One for each trainable parameter.
+        adamw_state: Two running means for each trainable parameter.
         activations: See `summarise_network`.
     """
 
@@ -107,10 +107,10 @@ def summarise_network(model: nn.Module, *, size: tuple[int, int], in_channels: i
     depth whose module was entered last.
 
     *Activations* are the bytes that autograd keeps between the forward and the backward pass of
-    one training step in which every depth trains: each storage once, with the batch itself, without
-    parameters and buffers. Attention is taken as unfused, with its (heads, tokens, tokens) weights;
-    fused kernels keep less. Not counted: the loss, temporary tensors, work space of the kernels,
-    an average of the weights.
+    one training step of those parameters that require gradients: each storage once, with the batch
+    itself, without parameters and buffers, at the depth that keeps it first. Attention is taken as
+    unfused, with its (heads, tokens, tokens) weights; fused kernels keep less. Not counted: the
+    loss, temporary tensors, work space of the kernels, an average of the weights.
 
     The *output shape* of a depth is that of its last module. Modules without parameters that
     follow (a max-pool, an activation) belong to it; pooling over the whole picture doesn't change
@@ -178,17 +178,23 @@ def summarise_policies(parameters: Sequence[int], names: Sequence[str], *, epoch
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Networks built inside have shapes only. Rates given by ``torch.linspace`` stay numbers."""
-    with torch.device("meta"), _LinspaceOnCpu():
+    """Networks built inside have shapes only, on torch's meta device."""
+    with torch.device("meta"), _ShapesOnly():
         yield
 
 
-class _LinspaceOnCpu(TorchFunctionMode):
-    """Networks read their stochastic depth from it while they are built, which meta can't do."""
+class _ShapesOnly(TorchFunctionMode):
+    """While networks are built: rates of stochastic depth stay numbers, nothing is drawn.
+
+    Networks read the rates from ``torch.linspace``, which meta can't do; and drawing nothing takes
+    half of the time.
+    """
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
         given = dict(kwargs or {})
+        if func in (Tensor.normal_, Tensor.uniform_) and args[0].is_meta:
+            return args[0]
         if func is torch.linspace:
             given.setdefault("device", "cpu")
         return func(*args, **given)
@@ -296,6 +302,10 @@ def _check_logits(output: Any) -> None:
 
 
 def _memory(model: nn.Module, activations: int) -> Memory:
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    return Memory(parameters + buffers, parameters, 2 * parameters, activations)
+    parameters = list(model.parameters())
+    trained = _bytes(p for p in parameters if p.requires_grad)
+    return Memory(_bytes([*parameters, *model.buffers()]), trained, 2 * trained, activations)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
