@@ -151,12 +151,8 @@ def download(url: str) -> Path:
     if "@" in urlsplit(url).netloc:
         raise ConfigurationError(f"{public_address(url)}: an address with user or password is not "
                                  f"taken. {WAYS_OUT}")
-    name = Path(urlsplit(url).path).name or "weights"
-    hashed = HASH_REGEX.search(name)
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if not hashed:
-        folder = folder / f"url-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    path = folder / name
+    path = cache_path(url)
+    hashed = HASH_REGEX.search(path.name)
     if not path.exists():
         _download_to(path, url)
     if hashed and not hash_file(path).startswith(hashed[1]):
@@ -164,6 +160,15 @@ def download(url: str) -> Path:
         raise ConfigurationError(f"{public_address(url)} has another SHA-256 than its name says "
                                  f"({hashed[1]}); it was deleted from the cache: try again")
     return path
+
+
+def cache_path(url: str) -> Path:
+    """Where `download` keeps the file behind an address, whether or not it is there yet."""
+    name = Path(urlsplit(url).path).name or "weights"
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if not HASH_REGEX.search(name):
+        folder = folder / f"url-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    return folder / name
 
 
 def _download_to(path: Path, url: str) -> None:
