@@ -24,10 +24,15 @@ finetune {version}: transfer learning on images, with a result you can defend
   python -m finetune recipe=medical data.root=DIR training.epochs=5 model.name=resnet18
 
 Recipes and configuration
-  ls                      list recipes
+  ls [recipes]            list recipes
   show RECIPE             print a recipe
   cp RECIPE FILE          copy a recipe to a file of yours; then recipe=FILE
   plan KEY=VALUE ...      what would train, on which pictures, for how long; trains nothing
+
+Networks
+  ls models [PATTERN]     networks: parameters, licence, whether their weights are here
+  summary MODEL [image_size= num_classes= in_channels= batch_size=] [--json]
+                          shapes, parameters, multiply-adds and memory, depth by depth
 
 Runs
   resume RUN              continue an interrupted run, bit by bit as if it had not stopped
@@ -128,11 +133,32 @@ def _train(words: Sequence[str]) -> int:
 
 
 def _ls(words: list[str]) -> int:
+    parser = _parser("ls", [])
+    parser.add_argument("kind", nargs="?", choices=["recipes", "models"], default="recipes")
+    parser.add_argument("pattern", nargs="?")
+    given = parser.parse_args(words)
+    if given.kind == "models":
+        from finetune.inspect_models import print_networks
+
+        print_networks(given.pattern)
+        return 0
+    if given.pattern:
+        raise ConfigurationError(f"ls recipes takes no pattern ({given.pattern})")
     from finetune.recipes import list_recipes
 
-    _parse("ls", [], words)
     table("recipes", ["name", "for"],
           [[r.name, r.summary] for r in list_recipes().values()])
+    return 0
+
+
+def _summary(words: list[str]) -> int:
+    parser = _parser("summary", ["model"])
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_intermixed_args(words)
+    from finetune.inspect_models import print_summary
+
+    print_summary(given.model, given.settings, as_json=given.json)
     return 0
 
 
@@ -240,7 +266,7 @@ def _weights(words: list[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
-    "evaluate": _evaluate, "report": _report, "weights": _weights,
+    "evaluate": _evaluate, "report": _report, "summary": _summary, "weights": _weights,
 }
 
 

@@ -13,6 +13,18 @@ from finetune.errors import ConfigurationError, did_you_mean
 __all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "recipe_folders"]
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} stands twice")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe file."""
@@ -48,7 +60,7 @@ class Recipe:
             ConfigurationError: The file is no YAML mapping.
         """
         try:
-            tree = yaml.safe_load(self.text)
+            tree = yaml.load(self.text, Loader=_OnceLoader)
         except yaml.YAMLError as error:
             raise ConfigurationError(f"recipe {self.path} can't be read: {error}") from error
         if not isinstance(tree, dict):

@@ -176,16 +176,19 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     best = best_epoch(state.history, metric)
     load_weights(run.best_weights, method.chosen_model)
     metrics: dict[str, Any] = {}
+    answers: dict[str, Predictions] = {}
     for part in [p for p in data.parts if p != "train"]:
         predictions = predict_part(method, data, part, watched=signals.watched)
         predictions.save(run.predictions_path(part))
         metrics[part] = compute_metrics(predictions)
-        tracker.log_results(part, metrics[part])
-        if config.tracking.pictures:
-            session.track_mistakes(tracker, data, predictions, part)
+        answers[part] = predictions
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
                             "value": state.history[best]["val"].get(metric)}
     write_json(run.path / "metrics.json", metrics)
+    for part, predictions in answers.items():  # the result is safe by now
+        tracker.log_results(part, metrics[part])
+        if config.tracking.pictures:
+            session.track_mistakes(tracker, data, predictions, part)
     tracker.log_best(session.flat_scalars(state.history[best]))
     if config.tracking.upload_model:
         tracker.log_model(run.best_weights)
@@ -199,7 +202,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     run.write_environment(environment)
     signals.check("before the report")
     report = write_report(run.path, functools.partial(session.picture_for_report, data))
-    session.print_result(metrics)
+    session.print_result(metrics, has_test="test" in data.parts)
     say(f"report {report}")
 
 
@@ -248,7 +251,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     if chosen not in data.parts:
         raise InputError(f"this run has no {chosen} part; it has {', '.join(data.parts)}")
     predictions = predict_part(method, data, chosen)
-    session.print_result({chosen: compute_metrics(predictions)})
+    session.print_result({chosen: compute_metrics(predictions)}, has_test="test" in data.parts)
     session.compare_with_stored(run.predictions_path(chosen), predictions)
     return predictions
 

@@ -17,6 +17,7 @@ from finetune.config import Config, TrackingMode
 from finetune.console import say, table, warn
 from finetune.data.decoding import to_unit_range
 from finetune.errors import CheckError, InputError
+from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.report.figures import write_batch_figure
 from finetune.report.mistakes import find_mistakes
@@ -82,7 +83,8 @@ def open_tracker(run: RunDirectory, config: Config, *, is_rehearsal: bool) -> Tr
     tracking = config.tracking
     stored = run.path / "wandb" / "run_id"
     mode = tracking.mode
-    if is_rehearsal and mode is not TrackingMode.disabled:
+    disabled = TrackingMode.disabled in (mode, mode or os.environ.get("WANDB_MODE"))
+    if is_rehearsal and not disabled:
         mode = TrackingMode.offline
     values, _ = private_config(_tree(config))
     tracker = start_tracking(
@@ -184,20 +186,20 @@ def _title(target: Tensor, labels: LabelSpec) -> str:
     return ", ".join(n for n, y in zip(labels.class_names, target, strict=True) if y == 1) or "none"
 
 
-def print_result(metrics: Mapping[str, Any]) -> None:
-    """The headline and the table per class of each part."""
+def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
+    """The headline of each part and the last one's table per class; undefined is empty."""
     for part in [p for p in ("val", "test") if p in metrics]:
         values = metrics[part]
         shown = [k for k in ("accuracy", "balanced_accuracy", "macro_f1", "average_precision",
                              "roc_auc", "log_loss", "ece") if values.get(k) is not None]
         say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}" for k in shown))
     last = "test" if "test" in metrics else "val"
-    if "test" not in metrics:
+    if not has_test:
         say("There is no test part: these are validation numbers, also used for selection.")
     columns = ("precision", "recall", "specificity", "f1", "support")
     table(f"{last} per class", ["class", *columns], [
         [name, *[_number(row.get(c)) for c in columns]]
-        for name, row in metrics[last]["per_class"].items()])
+        for name, row in measured_by_class(metrics[last]).items()])
 
 
 def _number(value: Any) -> Any:

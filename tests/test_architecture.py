@@ -20,7 +20,7 @@ LAYERS = [
     {"report", "assembly", "selection", "console", "interruption", "names", "weights_store"},
     {"method", "environment"},
     {"session"},
-    {"plan", "run"},
+    {"plan", "run", "inspect_models"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),

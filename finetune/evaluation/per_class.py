@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as reference
 
-__all__ = ["class_areas", "confusion_counts", "describe_class"]
+__all__ = ["class_areas", "confusion_counts", "describe_class", "measured_by_class"]
 
 
 def confusion_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -58,3 +58,23 @@ def describe_class(
         "support": tp + fn,
         **class_areas(truth, scores),
     }
+
+
+def measured_by_class(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The numbers of each class, None where nothing was there to measure them on.
+
+    metrics.json has 0 there, by scikit-learn's convention; a reader would take that for a failure.
+    """
+    found = {}
+    for place, (name, row) in enumerate(values.get("per_class", {}).items()):
+        answered = _answered(values["confusion_matrix"], place)
+        lacking = {"precision": not answered, "recall": not row["support"],
+                   "f1": not answered and not row["support"]}
+        found[name] = row | {key: None for key, lacks in lacking.items() if lacks}
+    return found
+
+
+def _answered(matrix: list[Any], place: int) -> int:
+    """For how many pictures a class was the answer; multi-label has a matrix for each class."""
+    multi = isinstance(matrix[0][0], list)
+    return sum(row[1] for row in matrix[place]) if multi else sum(row[place] for row in matrix)

@@ -154,12 +154,8 @@ def download(url: str) -> Path:
     if "@" in urlsplit(url).netloc:
         raise ConfigurationError(f"{public_address(url)}: an address with user or password is not "
                                  f"taken. {WAYS_OUT}")
-    name = Path(urlsplit(url).path).name or "weights"
-    hashed = _NAMED_HASH.search(name)
-    folder = torch_cache()
-    if not hashed:
-        folder = folder / f"url-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    path = folder / name
+    path = cache_path(url)
+    hashed = _NAMED_HASH.search(path.name)
     if not path.exists():
         _download_to(path, url)
     if hashed and not hash_file(path).startswith(hashed[1]):
@@ -188,6 +184,15 @@ def check_named_hash(path: Path) -> None:
             f"weights file {path.name}: its SHA-256 begins with {hash_file(path)[:len(named[1])]}, "
             f"its name says {named[1]}: it is damaged or another file; copy it again (if the name "
             "means something else, rename the file)")
+
+
+def cache_path(url: str) -> Path:
+    """Where `download` keeps the file behind an address, whether or not it is there yet."""
+    name = Path(urlsplit(url).path).name or "weights"
+    folder = torch_cache()
+    if not _NAMED_HASH.search(name):
+        folder = folder / f"url-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    return folder / name
 
 
 def _download_to(path: Path, url: str) -> None:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from finetune.errors import DataError
+from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
 from finetune.report.drawing import metric_titles
@@ -60,7 +61,7 @@ def write_report(folder: Path, read_picture: ReadPicture | None = None) -> Path:
         part=part, values=values, metrics=metrics, history=run.history,
         settings=_settings(folder), titles=titles, splits=SPLITS, parts=_parts(environment),
         headline={titles[key]: values[key] for key in HEADLINE if key in values},
-        per_class=_per_class(values), per_group=_per_class(values.get("groups", {})),
+        per_class=measured_by_class(values), per_group=measured_by_class(values.get("groups", {})),
         columns=_columns(values), single=single, absent=_absent(values),
         depths=_depths(environment, run.history), figures=_figures(folder),
         **_wrong(run, values, read_picture))
@@ -123,20 +124,6 @@ def _breakable(text: str) -> Markup:
     return Markup("<wbr>").join(words)
 
 
-def _per_class(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The numbers of each class, None where nothing was there to measure them on.
-
-    metrics.json has 0 there, by scikit-learn's convention; a reader would take that for a failure.
-    """
-    found = {}
-    for place, (name, row) in enumerate(values.get("per_class", {}).items()):
-        answered = _answered(values["confusion_matrix"], place)
-        lacking = {"precision": not answered, "recall": not row["support"],
-                   "f1": not answered and not row["support"]}
-        found[name] = row | {key: None for key, lacks in lacking.items() if lacks}
-    return found
-
-
 def _columns(values: dict[str, Any]) -> dict[str, str]:
     """The columns of a table by class; with many classes each, the negative value says nothing."""
     few = "balanced_accuracy" not in values or len(values["per_class"]) == 2
@@ -146,12 +133,6 @@ def _columns(values: dict[str, Any]) -> dict[str, str]:
 def _absent(values: dict[str, Any]) -> list[str]:
     """Classes of which the part has no picture."""
     return [name for name, row in values.get("per_class", {}).items() if not row["support"]]
-
-
-def _answered(matrix: list[Any], place: int) -> int:
-    """For how many pictures a class was the answer; multi-label has a matrix for each class."""
-    multi = isinstance(matrix[0][0], list)
-    return sum(row[1] for row in matrix[place]) if multi else sum(row[place] for row in matrix)
 
 
 def _parts(environment: dict[str, Any]) -> list[str]:
