@@ -176,9 +176,9 @@ def _misfits(folder: Path) -> list[str]:
     try:
         described = read_description(folder)
         tensors, _ = read_tensors(folder / WEIGHTS)
+        state = _network(described).state_dict()
     except ConfigurationError as error:
         return [str(error)]
-    state = _network(described).state_dict()
     wrong = [n for n in {**state, **tensors} if n not in tensors or n not in state
              or tensors[n].shape != state[n].shape]
     return [f"{len(wrong)} tensors don't fit {described['architecture']}: {first_of(wrong)}"
@@ -186,9 +186,13 @@ def _misfits(folder: Path) -> list[str]:
 
 
 def _network(described: Mapping[str, Any]) -> nn.Module:
-    channels = (described.get("pretrained_cfg") or {}).get("input_size", (3,))[0]
-    with torch.random.fork_rng(devices=[]):
-        model: nn.Module = timm.create_model(
-            described["architecture"], num_classes=described.get("num_classes"), in_chans=channels,
-            **described.get("model_args", {}))
+    channels = described.get("pretrained_cfg", {}).get("input_size", (3,))[0]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: nn.Module = timm.create_model(
+                described["architecture"], num_classes=described.get("num_classes"),
+                in_chans=channels, **described.get("model_args", {}))
+    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+        raise ConfigurationError(f"{CONFIG} describes no network that can be built: {error}"
+                                 ) from error
     return model

@@ -101,6 +101,12 @@ def sign(folder):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+def describe(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    sign(folder)
+
+
 def other_architecture(folder):
     path = folder / "config.json"
     path.write_text(path.read_text().replace(f'"{NAME}"', '"test_resnet2"'))
@@ -114,6 +120,9 @@ def other_architecture(folder):
     (lambda f: (without(f / "model.safetensors", "bn1.weight"), sign(f)), "bn1.weight"),
     (lambda f: (other_architecture(f), sign(f)), "test_resnet2"),
     (lambda f: ((f / "config.json").write_text("{}"), sign(f)), "architecture"),
+    (lambda f: describe(f, pretrained_cfg=[]), "pretrained_cfg is not an object"),
+    (lambda f: describe(f, model_args={"colour": 3}), "no network that can be built"),
+    (lambda f: describe(f, num_classes=7), "2 tensors don't fit"),
     (lambda f: ((f / "model.safetensors").write_bytes(b"x" * 99), sign(f)), "not a whole")])
 def test_what_changed_in_a_folder_is_exit_3(folder, spoil, told, capsys):
     spoil(folder)

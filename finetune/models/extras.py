@@ -6,8 +6,9 @@ from torch import Tensor
 
 from finetune.errors import ConfigurationError, first_of
 
-__all__ = ["refuse_inner", "rename_classifier"]
+__all__ = ["QUESTION", "refuse_inner", "rename_classifier"]
 
+QUESTION = "\nIs model.name the network that the file was trained with?"
 # Float buffers of older programs that hold no weights; timm computes them.
 COMPUTED = ("attn_mask", "relative_position_index", "relative_coords_table")
 
@@ -34,8 +35,7 @@ def refuse_inner(given: Mapping[str, Tensor], backbone: Collection[str],
         raise ConfigurationError(
             f"{name} doesn't fit this network, though all or most names are found: {len(inner)} of "
             "its tensors lie in layers that have no such tensor here (other blocks or shortcuts, "
-            f"or a deeper network): {first_of(inner)}.\n"
-            "Is model.name the network that the file was trained with?")
+            f"or a deeper network): {first_of(inner)}.{QUESTION}")
 
 
 def _common_modules(names: Sequence[str]) -> str:

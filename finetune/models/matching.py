@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ConfigurationError, first_of
-from finetune.models.extras import refuse_inner, rename_classifier
+from finetune.models.extras import QUESTION, refuse_inner, rename_classifier
 
 __all__ = ["MINIMUM_MATCH", "Match", "adapt_stem", "match_tensors", "strip_prefixes"]
 
@@ -279,8 +279,7 @@ def _mismatch(given: Tensors, network: _Target, name: str, reason: str) -> str:
               ("other shape", shapes)) if names]
     return (f"{name} doesn't fit this network: {len(good)} of {len(backbone)} tensors match, "
             f"{MINIMUM_MATCH:.0%} are needed.\n  " + "\n  ".join(parts) +
-            f"\n  not loaded by order: {reason}\n"
-            "Is model.name the network that the file was trained with?")
+            f"\n  not loaded by order: {reason}{QUESTION}")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -55,6 +55,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not timm.is_model(str(described.get("architecture"))):
         raise ConfigurationError(f"{folder / CONFIG} has architecture="
                                  f"{described.get('architecture')}, which is no timm network here")
+    for key in ("pretrained_cfg", "model_args"):
+        if not isinstance(described.get(key, {}), dict):
+            raise ConfigurationError(f"{folder / CONFIG}: {key} is not an object")
     return described
 
 
@@ -73,7 +76,7 @@ def hash_problems(folder: Path) -> list[str]:
         path = folder / Path(name).name
         if not path.is_file():
             found.append(f"{name} is missing")
-        elif hash_file(path) != entry.get("sha256"):
+        elif not isinstance(entry, dict) or hash_file(path) != entry.get("sha256"):
             found.append(f"{name} has another SHA-256 than its manifest says (damaged or changed)")
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from finetune.errors import ConfigurationError
+from finetune.models.extras import QUESTION
 from finetune.models.heads import classifier_modules
 from finetune.models.matching import match_tensors
 from finetune.models.nearest import name_network
@@ -76,7 +77,9 @@ def load_weights(model: nn.Module, weights: str | None, *, name: str, in_channel
         match = match_tensors(found.tensors, model.state_dict(), heads=heads,
                               stems=_stem_weights(model), name=found.source)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{error}\n{_network_told(found, name)}".rstrip()) from error
+        answer = _network_told(found, name)
+        text = f"{str(error).removesuffix(QUESTION)}\n{answer}" if answer else str(error)
+        raise ConfigurationError(text) from error
     model.load_state_dict(match.tensors, strict=False)
     mean, std, notes = _statistics(found.settings, in_channels)
     size = found.settings.get("input_size")
