@@ -8,7 +8,12 @@ From a notebook, the same run as ``python -m finetune recipe=medical data.root=D
     print(run.metrics["test"]["balanced_accuracy"])
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait give their core to others (unless the user wants otherwise): two programs that
+# spin for each other's cores are ten times slower. OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["FinetuneError", "InputError", "RunDirectory", "fit"]

@@ -1,4 +1,7 @@
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -82,3 +85,13 @@ def test_cp_takes_a_folder_and_never_cuts_a_name(tmp_path):
     assert main(["cp", "medical", str(tmp_path)]) == 0
     assert main(["cp", "medical", str(tmp_path / "mine.v2")]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["medical.yaml", "mine.v2.yaml"]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_give_up_their_core_unless_told_otherwise(given, expected):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    code = "import finetune, os; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                          text=True, check=True)
+    assert done.stdout.strip() == expected
