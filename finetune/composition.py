@@ -43,8 +43,8 @@ _SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_c
             "data.splits_file", "data.positive_class", "data.split", "data.waiver",
             "data.duplicates", "data.unreadable", "data.channels")
 # What a rehearsal replaces: data, model name and weights, picture and batch size, epochs.
-REHEARSAL = {"model.name": "resnet10t", "model.weights": None, "data.image_size": 64,
-             "data.batch_size": 8, "training.epochs": 8}
+REHEARSAL = {"model.name": ARCHITECTURES["bundled"], "model.weights": "bundled",
+             "data.image_size": 32, "data.batch_size": 8, "training.epochs": 8}
 _CHOSEN = "chosen"  # the recipe's name inside Hydra, whatever its file is called
 
 
@@ -109,12 +109,20 @@ def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[
         return config, None
     schema = Config()
     own_data = {k: get_value(schema, k) for k in values if k in _SOURCES}
-    weights = given.get("model.weights", REHEARSAL["model.weights"])
-    network = {"model.name": ARCHITECTURES.get(weights, REHEARSAL["model.name"])}
+    network = _rehearsal_network(values, given)
     replaced = {k: (get_value(config, k), v) for k, v in (own_data | REHEARSAL | network).items()
                 if k not in given}
     taken = {key: value for key, (_, value) in replaced.items()}
     return _composed(recipe, values, {**taken, **given}), replaced
+
+
+def _rehearsal_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundled network, unless other weights or another network are asked for."""
+    from_nothing = "model.name" in given or values.get("model.weights", "") is None
+    default = None if from_nothing else REHEARSAL["model.weights"]
+    weights = given.get("model.weights", default)
+    return {"model.name": ARCHITECTURES.get(weights, REHEARSAL["model.name"]),
+            "model.weights": weights}
 
 
 def _bring_network(config: Config, values: Mapping[str, Any], given: Mapping[str, Any],

@@ -44,7 +44,9 @@ def announce(config: Config, replaced: Mapping[str, tuple[Any, Any]] | None) -> 
         return
     recipe = f"recipe={config.recipe} " if config.recipe != "none" else ""
     say("REHEARSAL on generated sample pictures: its numbers say nothing about any real data.")
-    say("The network is small and starts from random weights; the method is the recipe's own.")
+    start = ("random weights" if config.model.weights is None
+             else f"weights {config.model.weights!r}")
+    say(f"The network, {config.model.name}, starts from {start}; the method is the recipe's own.")
     say(f"For a result:  python -m finetune {recipe}data.root=DIR")
     changes = ", ".join(f"{k}={_shown(new)} (recipe: {_shown(old)})"
                         for k, (old, new) in replaced.items())
