@@ -24,6 +24,7 @@ from finetune.errors import ConfigurationError, did_you_mean
 from finetune.models.architectures import ARCHITECTURES
 from finetune.ranges import contradictions
 from finetune.recipes import Recipe, find_recipe, flatten
+from finetune.rehearsal import half_rehearsal, replacements
 from finetune.values import (
     get_value,
     is_section,
@@ -38,13 +39,6 @@ __all__ = ["Composed", "compose", "dump_config", "load_config", "override"]
 
 _PATHS = {"data.root", "data.labels_file", "data.splits_file", "output_dir", "model.weights"}
 _STRUCTURES = {"freezing.phases", "optimizer.stage_lrs", "tracking.tags"}
-_SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_column",
-            "data.label_separator", "data.split_column", "data.group_column", "data.group_from",
-            "data.splits_file", "data.positive_class", "data.split", "data.waiver",
-            "data.duplicates", "data.unreadable", "data.channels")
-# What a rehearsal replaces: data, model name and weights, picture and batch size, epochs.
-REHEARSAL = {"model.name": ARCHITECTURES["bundled"], "model.weights": "bundled",
-             "data.image_size": 32, "data.batch_size": 8, "training.epochs": 8}
 _CHOSEN = "chosen"  # the recipe's name inside Hydra, whatever its file is called
 
 
@@ -91,7 +85,7 @@ def compose(words: Sequence[str], *,
     given = {k: _read(k, text) for k, text in typed.items() if k not in wrong}
     config, replaced = _rehearsed(recipe, values, given)
     notes = _bring_network(config, values, given, problems)
-    problems += [*wrong.values(), *_odd_pairs(typed, is_rehearsal=replaced is not None)]
+    problems += [*wrong.values(), *(half_rehearsal(typed) if replaced is not None else ())]
     if not problems:
         problems += contradictions(config)
     if check_names is not None:
@@ -107,22 +101,9 @@ def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[
     config = _composed(recipe, values, given)
     if config.data.root is not None:
         return config, None
-    schema = Config()
-    own_data = {k: get_value(schema, k) for k in values if k in _SOURCES}
-    network = _rehearsal_network(values, given)
-    replaced = {k: (get_value(config, k), v) for k, v in (own_data | REHEARSAL | network).items()
-                if k not in given}
+    replaced = replacements(config, values, given)
     taken = {key: value for key, (_, value) in replaced.items()}
     return _composed(recipe, values, {**taken, **given}), replaced
-
-
-def _rehearsal_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The bundled network, unless other weights or another network are asked for."""
-    from_nothing = "model.name" in given or values.get("model.weights", "") is None
-    default = None if from_nothing else REHEARSAL["model.weights"]
-    weights = given.get("model.weights", default)
-    return {"model.name": ARCHITECTURES.get(weights, REHEARSAL["model.name"]),
-            "model.weights": weights}
 
 
 def _bring_network(config: Config, values: Mapping[str, Any], given: Mapping[str, Any],
@@ -258,16 +239,6 @@ def _checked_recipe(recipe: Recipe, problems: list[str]) -> dict[str, Any]:
     wrong = {key: text for key, value in values.items() if (text := value_problem(key, value))}
     problems += [f"in recipe {recipe.path.name}: {text}" for text in wrong.values()]
     return {key: value for key, value in values.items() if key not in wrong}
-
-
-def _odd_pairs(typed: Mapping[str, str], *, is_rehearsal: bool) -> list[str]:
-    """Typed words that contradict each other, or a rehearsal."""
-    found = []
-    sources = [key for key in typed if key in _SOURCES]
-    if is_rehearsal and sources:
-        found.append(f"{', '.join(sources)} without data.root: a rehearsal takes no data of its "
-                     "own; add data.root=DIR, or leave the key out")
-    return found
 
 
 def _read(key: str, text: str) -> Any:

@@ -15,7 +15,7 @@ HEAVY = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb", "
 LAYERS = [
     {"errors", "files", "specs"},
     {"config", "ranges", "recipes", "values"},
-    {"data", "models", "composition"},
+    {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory"},
     {"report", "assembly", "selection", "console", "interruption", "names", "weights_store"},
     {"method", "environment"},

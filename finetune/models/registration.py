@@ -53,7 +53,8 @@ def _networks() -> dict[str, tuple[Callable[..., ResNet], dict[str, Any]]]:
         found[f"paper_resnet{layers}"] = _of(layers), {"tv_in1k": _imagenet(layers)}
     for layers in (18, 34):
         found[f"paper_plain{layers}"] = _of(layers, plain=True), {"": _imagenet()}
-    return found | {BUNDLED: (_resnet12_wide, {"": _cifar()})}
+    bundled = _cifar() | {"license": "apache-2.0"}
+    return found | {BUNDLED: (_resnet12_wide, {"": bundled})}
 
 
 def _of(layers: int, **fixed: Any) -> Callable[..., ResNet]:
