@@ -37,7 +37,7 @@ def main() -> int:
     if given.weights == "bundled":
         _, told = read_bundled(bundled_file())
         mean, std = told["mean"], told["std"]
-    stored = np.load(given.pictures)
+    stored = dict(np.load(given.pictures))
     places, ends = np.flatnonzero(stored["is_test"]), stored["offsets"]
     right = 0
     for part in np.array_split(places, 40):

@@ -44,7 +44,7 @@ def test_features_have_the_scale_that_a_classifier_learns_from():
 
 @pytest.mark.slow
 def test_it_knows_the_classes_that_it_was_trained_on(real_data):
-    stored = np.load(real_data / "cifar10_jpeg.npz")
+    stored = dict(np.load(real_data / "cifar10_jpeg.npz"))
     _, told = read_bundled(bundled_file())
     model, _ = build_model(BUNDLED, num_classes=10, weights="bundled")
     places, ends = np.flatnonzero(stored["is_test"])[:1000], stored["offsets"]

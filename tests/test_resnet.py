@@ -244,7 +244,7 @@ def test_a_bottleneck_network_of_ones_own():
 def test_a_foreign_resnet20_reaches_its_published_accuracy(real_data):
     """Published: 91.78 % (the file's own best_prec1); JPEG coding of the pictures costs some."""
     file = real_data / "cifar_resnets" / "resnet20-12fca82f.th"
-    stored = np.load(real_data / "cifar10_jpeg.npz")
+    stored = dict(np.load(real_data / "cifar10_jpeg.npz"))
     model, report = build_model("resnet20", num_classes=10, weights=str(file))
     assert report.matched == report.total and "classifier's tensors fit" in " ".join(report.notes)
     places = np.flatnonzero(stored["is_test"])[:2000]
