@@ -240,21 +240,46 @@ def test_a_bottleneck_network_of_ones_own():
 
 # ---- a published network
 
+def foreign_resnet20(state, images):
+    """The file's network, written down a second time, by hand."""
+    def norm(x, name):
+        return functional.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"],
+                                     state[f"{name}.weight"], state[f"{name}.bias"])
+
+    x = norm(functional.conv2d(images, state["conv1.weight"], padding=1), "bn1").relu()
+    for stage, block in itertools.product((1, 2, 3), range(3)):
+        name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+        inside = functional.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1)
+        inside = functional.conv2d(norm(inside, f"{name}.bn1").relu(),
+                                   state[f"{name}.conv2.weight"], padding=1)
+        if stride == 2:
+            quarter = inside.shape[1] // 4
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+        x = (norm(inside, f"{name}.bn2") + x).relu()
+    return functional.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
+
+
 @pytest.mark.slow
-def test_a_foreign_resnet20_reaches_its_published_accuracy(real_data):
-    """Published: 91.78 % (the file's own best_prec1); JPEG coding of the pictures costs some."""
+def test_a_foreign_resnet20_answers_as_it_should(real_data):
+    """Published: 91.78 % (the file's own best_prec1).
+
+    The pictures here are JPEG, quality 75 with halved colour, which costs the rest: the network
+    written by hand gives the same answers, and the training pictures fare no better (80 %).
+    """
     file = real_data / "cifar_resnets" / "resnet20-12fca82f.th"
     stored = dict(np.load(real_data / "cifar10_jpeg.npz"))
     model, report = build_model("resnet20", num_classes=10, weights=str(file))
     assert report.matched == report.total and "classifier's tensors fit" in " ".join(report.notes)
-    places = np.flatnonzero(stored["is_test"])[:2000]
-    ends = stored["offsets"]
+    places, ends = np.flatnonzero(stored["is_test"])[:1000], stored["offsets"]
     images = np.stack([cv2.imdecode(stored["jpeg"][ends[i]:ends[i + 1]], cv2.IMREAD_COLOR_RGB)
                        for i in places])
-    tensors = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     tensors = (tensors - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     with torch.inference_mode():
-        answers = torch.cat([model.eval()(part).argmax(1) for part in tensors.split(250)])
-    accuracy = (answers.numpy() == stored["labels"][places]).mean()
-    assert accuracy == pytest.approx(0.9178, abs=0.025)  # 2,000 pictures: two standard errors
+        answers = torch.cat([model.eval()(part) for part in tensors.split(250)])
+        expected = foreign_resnet20({n.removeprefix("module."): t for n, t in state.items()},
+                                    tensors)
+    torch.testing.assert_close(answers, expected, rtol=1e-4, atol=1e-4)
+    assert (answers.argmax(1).numpy() == stored["labels"][places]).mean() > 0.73
