@@ -47,7 +47,7 @@ def test_it_knows_the_classes_that_it_was_trained_on(real_data):
     stored = dict(np.load(real_data / "cifar10_jpeg.npz"))
     _, told = read_bundled(bundled_file())
     model, _ = build_model(BUNDLED, num_classes=10, weights="bundled")
-    places, ends = np.flatnonzero(stored["is_test"])[:1000], stored["offsets"]
+    places, ends = np.flatnonzero(stored["is_test"])[::10], stored["offsets"]
     images = np.stack([cv2.imdecode(stored["jpeg"][ends[i]:ends[i + 1]], cv2.IMREAD_COLOR_RGB)
                        for i in places])
     mean, std = (torch.tensor(told[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -56,4 +56,4 @@ def test_it_knows_the_classes_that_it_was_trained_on(real_data):
         answers = torch.cat([model.eval()(part).argmax(1) for part in tensors.split(250)])
     names = [str(name) for name in stored["class_names"]]
     assert names == told["class_names"]
-    assert (answers.numpy() == stored["labels"][places]).mean() > 0.6
+    assert (answers.numpy() == stored["labels"][places]).mean() > 0.74

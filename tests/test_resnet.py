@@ -263,14 +263,15 @@ def foreign_resnet20(state, images):
 def test_a_foreign_resnet20_answers_as_it_should(real_data):
     """Published: 91.78 % (the file's own best_prec1).
 
-    The pictures here are JPEG, quality 75 with halved colour, which costs the rest: the network
-    written by hand gives the same answers, and the training pictures fare no better (80 %).
+    The pictures here are JPEG, quality 75 with halved colour, which costs the rest (81 % of all
+    10,000): the network written by hand gives the same answers, and the training pictures, which
+    it knew by heart, come to 85 %.
     """
     file = real_data / "cifar_resnets" / "resnet20-12fca82f.th"
     stored = dict(np.load(real_data / "cifar10_jpeg.npz"))
     model, report = build_model("resnet20", num_classes=10, weights=str(file))
     assert report.matched == report.total and "classifier's tensors fit" in " ".join(report.notes)
-    places, ends = np.flatnonzero(stored["is_test"])[:1000], stored["offsets"]
+    places, ends = np.flatnonzero(stored["is_test"])[::10], stored["offsets"]
     images = np.stack([cv2.imdecode(stored["jpeg"][ends[i]:ends[i + 1]], cv2.IMREAD_COLOR_RGB)
                        for i in places])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -282,4 +283,4 @@ def test_a_foreign_resnet20_answers_as_it_should(real_data):
         expected = foreign_resnet20({n.removeprefix("module."): t for n, t in state.items()},
                                     tensors)
     torch.testing.assert_close(answers, expected, rtol=1e-4, atol=1e-4)
-    assert (answers.argmax(1).numpy() == stored["labels"][places]).mean() > 0.73
+    assert (answers.argmax(1).numpy() == stored["labels"][places]).mean() > 0.77
