@@ -44,8 +44,9 @@ def main() -> int:
             print(f"{kind}-{layers}: training error {result['error'][-1]:.3f}, "
                   f"{result['seconds']:.0f} s", flush=True)
             results.append(result)
-    told = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "torch":
-            torch.__version__, "pictures": len(images), "results": results}
+    settings = {key: getattr(given, key) for key in ("depths", "epochs", "lr", "seed")}
+    told = {"settings": settings, "commit": commit(), "torch": torch.__version__,
+            "pictures": len(images), "results": results}
     write_json(given.out.with_suffix(".json"), told)
     draw(results, given.out.with_suffix(".png"), len(images))
     return 0
