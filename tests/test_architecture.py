@@ -26,8 +26,8 @@ LAYERS = [
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "training"), ("training", "data"), ("training", "models"),
              ("evaluation", "data"), ("evaluation", "models")]
-SEES_CONFIG = {"config", "ranges", "values", "composition", "assembly", "method", "environment",
-               "session", "names", "plan", "run", "run_directory", "cli", "api"}
+SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
+               "environment", "session", "names", "plan", "run", "run_directory", "cli", "api"}
 
 
 def unit(path):
