@@ -1,7 +1,7 @@
 """Depth, seen: plain and residual networks of growing depth on small pictures.
 
-python data_tools/unpack_jpegs.py cifar10_jpeg.npz cifar10 --per-class 500
-python benchmarks/plain_vs_residual.py cifar10/train --out docs/figures/plain_vs_residual
+python data_tools/unpack_jpegs.py cifar10_jpeg.npz cifar10 --per-class 300
+python benchmarks/plain_vs_residual.py cifar10/train --out plain_vs_residual
 
 Trains the paper's CIFAR networks (He et al. 2015, arXiv 1512.03385, section 4.2) with and without
 shortcuts, everything else alike, and draws training error against depth, and the norm of the
@@ -56,8 +56,8 @@ def read_arguments() -> argparse.Namespace:
     """What to train, how long, where to write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="a folder for each class")
-    parser.add_argument("--depths", type=int, nargs="+", default=[8, 20, 56])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--depths", type=int, nargs="+", default=[8, 20, 44])
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("plain_vs_residual"))
