@@ -25,7 +25,7 @@ class Region:
 def draw_region(random: Random) -> Region:
     """A region's light and season, at random."""
     red, green, blue = random.uniform(0.82, 1.2, 3)
-    return Region((red, green, blue), haze=random.uniform(0, 0.22),
+    return Region((red, green, blue), haze=random.uniform(0, 0.45),
                   dryness=random.uniform(0, 1), zoom=random.uniform(0.75, 1.35))
 
 
@@ -33,17 +33,17 @@ def draw_tile(label: str, region: Region, random: Random,
               size: int = 64) -> npt.NDArray[np.uint8]:
     """An RGB tile (64, 64, 3) that resembles an aerial picture of the class of land.
 
-    One tile in three also shows a second class along one side.
+    One tile in two also shows a second class along one side, the smaller part.
     """
     tile = _LAND[label](region, random, size)
-    if random.random() < 0.35:
+    if random.random() < 0.5:
         other = str(random.choice(sorted(set(_LAND) - {label})))
-        mask = side(random, size, random.uniform(0.15, 0.42))
+        mask = side(random, size, random.uniform(0.2, 0.49))
         tile = tile * (1 - mask) + _LAND[other](region, random, size) * mask
     tile = tile * np.asarray(region.gain, np.float32) * random.uniform(0.88, 1.12)
     tile = tile * (1 - region.haze) + 0.8 * region.haze
     tile = cv2.GaussianBlur(tile.astype(np.float32), (0, 0), random.uniform(0.4, 0.9))
-    return to_bytes(tile + random.normal(0, 0.015, tile.shape))
+    return to_bytes(tile + random.normal(0, 0.03, tile.shape))
 
 
 def _ground(region: Region, random: Random, size: int) -> Array:
