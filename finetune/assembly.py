@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.config import Config, FreezingPolicy, NormStatistics, Unreadable
+from finetune.config import Config, FreezingPolicy, Loss, NormStatistics, Unreadable
 from finetune.data.duplicates import DuplicatePolicy
 from finetune.data.picture_paths import near_folder
 from finetune.data.samples import Samples, read_samples, read_splits_file
@@ -183,12 +183,16 @@ def assemble_model(config: Config, *, class_names: Sequence[str],
                    channels: int) -> "tuple[nn.Module, WeightsReport]":
     """The network with its new classifier, and where its weights come from."""
     from finetune.models.building import build_model
+    from finetune.models.heads import add_projection
 
     model = config.model
-    return build_model(
+    built = build_model(
         model.name, num_classes=len(class_names), in_channels=channels, weights=model.weights,
         head=model.head.value, pooling=model.pooling, drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate, class_names=list(class_names))
+    if config.training.loss is Loss.contrastive:
+        add_projection(built[0])
+    return built
 
 
 def input_spec(config: Config, data: Data, model: "nn.Module", weights: "WeightsReport",

@@ -11,7 +11,7 @@ from finetune.specs import Resize
 
 __all__ = [
     "ClassWeights", "Config", "DataConfig", "DataFormat", "Device", "Duplicates", "FreezingConfig",
-    "FreezingPolicy", "Head", "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase",
+    "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase",
     "Precision", "Sampling", "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig",
     "TrackingMode", "TrainingConfig", "Unreadable", "text_fields",
 ]
@@ -92,6 +92,13 @@ class Schedule(StrEnum):
     constant = "constant"
 
 
+class Loss(StrEnum):
+    """What training makes small."""
+
+    labels = "labels"
+    contrastive = "contrastive"
+
+
 class ClassWeights(StrEnum):
     """Weights of classes in the loss."""
 
@@ -104,6 +111,14 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    bf16_mixed = "bf16_mixed"
+
+
+class MemoryFormat(StrEnum):
+    """Order of a picture's numbers in memory."""
+
+    contiguous = "contiguous"
+    channels_last = "channels_last"
 
 
 class Device(StrEnum):
@@ -140,8 +155,9 @@ class DataConfig:
     channels: int | None = None  # 1 up; unset: the pictures' own
     image_size: int | None = None  # pixels, 16 up; unset: the model's own
     resize: Resize = Resize.squash
-    transform: str = "natural"  # natural, xray, histology, aerial, none, or package.module:function
+    transform: str = "natural"  # natural, strong, xray, histology, aerial, none, or package.module:function
     batch_size: int = 32  # pictures, 2 up
+    views: int = 1  # how often a batch shows each picture, augmented anew each time; 1..16
     workers: int | None = None  # processes, 0 up; unset: from the number of cores
     sampling: Sampling = Sampling.shuffled
     split: SplitChoice | None = None  # unset: the data's own, else by groups, else stratified
@@ -214,7 +230,10 @@ class TrainingConfig:
     """The loop."""
 
     epochs: int = 10  # 1 up
-    precision: Precision = Precision.fp32
+    precision: Precision = Precision.fp32  # bf16_mixed: depthwise convolutions stay in fp32
+    memory_format: MemoryFormat = MemoryFormat.channels_last
+    loss: Loss = Loss.labels  # contrastive: SimCLR's, the labels only teach a classifier beside it
+    temperature: float = 0.3  # contrastive: of the similarities; above 0, at most 10
     select_metric: str | None = None  # unset: balanced_accuracy, multi-label: average_precision
     patience_fraction: float | None = None  # stop after this share of epochs without gain; 0..1
     label_smoothing: float = 0.0  # 0 up, below 1

@@ -4,7 +4,6 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune.assembly import Data, phase_plans, updates_norms
-from finetune.config import ClassWeights, Config, Precision
+from finetune.config import ClassWeights, Config, Loss
 from finetune.data.loading import PrepareBatch, build_loader
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, FinetuneError
@@ -32,11 +31,12 @@ from finetune.models.freezing import (
 from finetune.models.parameters import ParameterGroup, split_parameter_groups
 from finetune.names import check_optimizer_name
 from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.training.arithmetic import Arithmetic
 from finetune.training.loop import LoopState, TrainingSettings
-from finetune.training.losses import build_loss, build_mix, class_weights
+from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
 from finetune.training.schedules import Course, ScheduleSettings
 
-__all__ = ["Method", "build_method", "build_plan", "freeze_and_hash", "last_opening",
+__all__ = ["Method", "arithmetic", "build_method", "build_plan", "freeze_and_hash", "last_opening",
            "predict_part", "select_metric", "validate"]
 
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
@@ -78,7 +78,8 @@ class Method:
 
 def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
                  device: torch.device) -> Method:
-    """Put the method together for a model that is on its device."""
+    """Put the method together for a model that is on its device; lays it out in memory."""
+    arithmetic(config).apply(model)
     optimizer = config.optimizer
     groups = split_parameter_groups(
         model, lr=optimizer.lr, weight_decay=optimizer.weight_decay,
@@ -91,11 +92,25 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
         model=model, average=_average(model, training.ema_decay),
         loaders=_loaders(config, data, spec), groups=groups,
         optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr),
-        criterion=build_loss(labels, smoothing=training.label_smoothing, weights=weights),
-        prepare=PrepareBatch(spec, device),
+        criterion=_criterion(config, labels, weights),
+        prepare=_prepare(config, spec, device),
         mix=build_mix(labels, mixup_alpha=training.mixup_alpha,
                       cutmix_alpha=training.cutmix_alpha),
         plan=build_plan(config, model), settings=_settings(config, device))
+
+
+def _criterion(config: Config, labels: LabelSpec, weights: Tensor | None) -> nn.Module:
+    training = config.training
+    loss = build_loss(labels, smoothing=training.label_smoothing, weights=weights)
+    if training.loss is Loss.labels:
+        return loss
+    return ContrastiveLoss(loss, output_width=labels.output_width,
+                           temperature=training.temperature)
+
+
+def _prepare(config: Config, spec: InputSpec, device: torch.device) -> Callable[[Tensor], Tensor]:
+    normalise, lay_out = PrepareBatch(spec, device), arithmetic(config).lay_out
+    return lambda images: lay_out(normalise(images))
 
 
 def build_plan(config: Config, model: nn.Module) -> Callable[[list[dict[str, Any]]], EpochPlan]:
@@ -145,21 +160,25 @@ def _loaders(config: Config, data: Data, spec: InputSpec) -> dict[str, DataLoade
     return {part: build_loader(
         data.part(part), spec=spec, batch_size=settings.batch_size, workers=workers,
         transform=build_transform(settings.transform, spec, train=part == "train"),
-        seed=config.seed, train=part == "train", sampling=settings.sampling.value)
+        seed=config.seed, train=part == "train", sampling=settings.sampling.value,
+        views=settings.views)
         for part in data.parts}
 
 
 def _settings(config: Config, device: torch.device) -> TrainingSettings:
     schedule, training = config.schedule, config.training
-    low = training.precision is Precision.bf16
     return TrainingSettings(
         epochs=training.epochs, seed=config.seed, lr=config.optimizer.lr,
         schedule=ScheduleSettings(
             Course(schedule.name.value), schedule.warmup_fraction, schedule.final_fraction,
             schedule.step_count, schedule.step_factor, schedule.restart),
         accumulation_steps=training.accumulation_steps, max_grad_norm=training.max_grad_norm,
-        autocast=functools.partial(torch.autocast, device.type, torch.bfloat16)
-        if low else nullcontext)
+        autocast=arithmetic(config).autocast(device))
+
+
+def arithmetic(config: Config) -> Arithmetic:
+    """The configuration's number type and memory layout."""
+    return Arithmetic(config.training.precision.value, config.training.memory_format.value)
 
 
 def select_metric(config: Config, labels: LabelSpec) -> str:

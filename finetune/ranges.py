@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from finetune.config import Config, DataFormat, Duplicates, FreezingPolicy
+from finetune.config import Config, DataFormat, Duplicates, FreezingPolicy, Loss
 
 __all__ = ["contradictions", "range_problem"]
 
@@ -13,6 +13,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "data.channels": (1, True, 4096, True),
     "data.image_size": (16, True, 8192, True),
     "data.batch_size": (2, True, 65536, True),
+    "data.views": (1, True, 16, True),
     "data.workers": (0, True, 1024, True),
     "data.split_seed": (0, True, 2**32 - 1, True),
     "data.val_fraction": (0, False, 1, False),
@@ -28,6 +29,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "schedule.step_count": (1, True, 1000, True),
     "schedule.step_factor": (0, False, 1, True),
     "training.epochs": (1, True, 100_000, True),
+    "training.temperature": (0, False, 10, True),
     "training.patience_fraction": (0, False, 1, True),
     "training.label_smoothing": (0, True, 1, False),
     "training.mixup_alpha": (0, True, 100, True),
@@ -86,4 +88,21 @@ def contradictions(config: Config) -> list[str]:
         found.append('data.duplicates=allow needs data.waiver="REASON", which the report prints')
     if data.waiver is not None and data.duplicates is not Duplicates.allow:
         found.append("data.waiver does nothing without data.duplicates=allow")
+    return found + _contrastive_problems(config)
+
+
+def _contrastive_problems(config: Config) -> list[str]:
+    """What the contrastive loss needs: two views of each picture, unmixed, that move features."""
+    if config.training.loss is not Loss.contrastive:
+        return []
+    found = []
+    if config.data.views != 2:
+        found.append(f"training.loss=contrastive compares two views of each picture: data.views=2, "
+                     f"not {config.data.views}")
+    if config.training.mixup_alpha or config.training.cutmix_alpha:
+        found.append("training.loss=contrastive doesn't go with training.mixup_alpha or "
+                     "training.cutmix_alpha")
+    if config.freezing.policy is FreezingPolicy.head_only:
+        found.append("training.loss=contrastive learns features, which freezing.policy=head_only "
+                     "freezes: another policy")
     return found

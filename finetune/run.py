@@ -79,7 +79,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         session.announce(config, replaced)
         before = run.environment if run is not None else None
         device = session.choose_device(config.device.value)
-        torch.set_num_threads(before["threads"] if before else torch.get_num_threads())
+        session.set_up_process(before)
 
         # Data: read every picture once, divide, check.
         signals.run = run or (session.start_run(config) if replaced is not None else None)
@@ -239,7 +239,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
                          f"python -m finetune resume {run.path}")
     config, before = run.config, run.environment
     device = session.choose_device(config.device.value)
-    torch.set_num_threads(before["threads"])
+    session.set_up_process(before)
     data = _read_data(config, run)
     refuse_other_data(data, before)
     model, _ = assemble_model(without_weights(config), channels=data.channels,

@@ -19,6 +19,7 @@ from finetune.data.decoding import to_unit_range
 from finetune.errors import CheckError, InputError
 from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
+from finetune.memory import keep_freed_memory
 from finetune.report.figures import write_batch_figure
 from finetune.report.mistakes import find_mistakes
 from finetune.run_directory import RunDirectory
@@ -27,8 +28,8 @@ from finetune.training.tracking import Tracker, hashed_id, private_config, start
 
 __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
            "names_of", "open_tracker", "picture_for_report", "print_result",
-           "refuse_several_processes", "start_run", "track_mistakes", "with_whole_paths",
-           "write_batch_figures"]
+           "refuse_several_processes", "set_up_process", "start_run", "track_mistakes",
+           "with_whole_paths", "write_batch_figures"]
 
 
 def refuse_several_processes() -> None:
@@ -36,6 +37,12 @@ def refuse_several_processes() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this version trains in one "
                          "process; start it without torchrun, or unset WORLD_SIZE")
+
+
+def set_up_process(before: Mapping[str, Any] | None) -> None:
+    """As many threads as the run began with, if it began; freed memory stays in the process."""
+    keep_freed_memory()
+    torch.set_num_threads(before["threads"] if before else torch.get_num_threads())
 
 
 def announce(config: Config, replaced: Mapping[str, tuple[Any, Any]] | None) -> None:

@@ -57,11 +57,12 @@ class SeededSampler(Sampler[tuple[int, int]]):
         seed: The run's seed.
         sampling: The order.
         weights: (length,) how often to draw each picture, up to a factor; for ``balanced``.
+        views: How often in a row each picture comes, with a seed of its own each time.
     """
 
     def __init__(self, length: int, *, seed: int, sampling: Sampling | str = Sampling.shuffled,
-                 weights: npt.NDArray[np.float64] | None = None) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+                 weights: npt.NDArray[np.float64] | None = None, views: int = 1) -> None:
+        self.length, self.seed, self.epoch, self.views = length, seed, 0, views
         self.sampling = Sampling(sampling)
         if (weights is None) == (self.sampling is Sampling.balanced):
             raise ValueError("weights go with sampling='balanced', and only with it")
@@ -72,13 +73,14 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length * self.views
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         drawn: Counter[int] = Counter()
         for index in self._order():
-            yield index, _mix(self.seed, self.epoch, index, drawn[index])
-            drawn[index] += 1
+            for _ in range(self.views):
+                yield index, _mix(self.seed, self.epoch, index, drawn[index])
+                drawn[index] += 1
 
     def _order(self) -> list[int]:
         random = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch)))
@@ -160,7 +162,8 @@ class _Loader(DataLoader[Item]):
 
 def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
                  workers: int, seed: int, train: bool,
-                 sampling: Sampling | str = Sampling.shuffled) -> DataLoader[Item]:
+                 sampling: Sampling | str = Sampling.shuffled,
+                 views: int = 1) -> DataLoader[Item]:
     """Batches of images (B, C, H, W), targets and indices (B,) into ``samples``.
 
     The loader's ``sampler`` is a `SeededSampler`: call ``loader.sampler.set_epoch`` before each
@@ -177,16 +180,20 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
         seed: Of the order and of the augmentation.
         train: Whether this loader is trained on; if not, the order is as given.
         sampling: The order in training.
+        views: How often a batch of the training part shows each picture, augmented anew each
+            time ("batch augmentation", Hoffer et al. 2019, arXiv 1901.09335).
     """
     order = Sampling(sampling) if train else Sampling.sequential
     weights = balanced_weights(samples) if order is Sampling.balanced else None
-    sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights)
+    sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights,
+                            views=views if train else 1)
     return _Loader(
-        ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size,
+        ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size * sampler.views,
         sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
-        drop_last=train and len(samples) > batch_size and len(samples) % batch_size == 1)
+        drop_last=(train and len(samples) > batch_size and sampler.views == 1
+                   and len(samples) % batch_size == 1))
 
 
 def _prepare_worker(worker: int) -> None:

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError
 
-__all__ = ["HIDDEN_WIDTH", "classifier_modules", "keep_class_rows", "replace_with_mlp"]
+__all__ = ["HIDDEN_WIDTH", "ProbeAndProjection", "add_projection", "classifier_modules",
+           "keep_class_rows", "replace_with_mlp"]
 
 HIDDEN_WIDTH = 512  # at most; narrower networks keep their own width
+PROJECTION_WIDTH = 128  # as in SimCLR
 
 
 def classifier_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -54,6 +56,45 @@ def replace_with_mlp(model: nn.Module, *, drop_rate: float = 0.0) -> None:
             f"has {', '.join(modules)}: use model.head=linear")
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, _mlp_like(old, drop_rate))
+
+
+class ProbeAndProjection(nn.Module):
+    """A classifier that only watches the features, and a projection that shapes them.
+
+    In training, features (B, D) become (B, K + `PROJECTION_WIDTH`): logits, whose gradient ends
+    here, and the projection on which SimCLR (arXiv 2002.05709) compares pictures. Otherwise the
+    logits (B, K) alone: a linear probe that goes along.
+    """
+
+    def __init__(self, classifier: nn.Module, features: int) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(nn.Linear(features, features), nn.ReLU(),
+                                        nn.Linear(features, PROJECTION_WIDTH))
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, in training followed by the projection."""
+        if not self.training:
+            return torch.as_tensor(self.classifier(x))
+        return torch.cat([self.classifier(x.detach()), self.projection(x)], dim=1)
+
+
+def add_projection(model: nn.Module) -> None:
+    """Put a `ProbeAndProjection` around the classifier; changes the model in place.
+
+    Raises:
+        ConfigurationError: The classifier isn't one module of linear layers.
+    """
+    modules = classifier_modules(model)
+    name, old = next(iter(modules.items()))
+    linear = [m for m in old.modules() if isinstance(m, nn.Linear)]
+    if len(modules) > 1 or not linear or any(isinstance(m, nn.Conv2d) for m in old.modules()):
+        raise ConfigurationError(
+            f"training.loss=contrastive needs one linear classifier; {type(model).__name__} has "
+            f"{', '.join(f'{n} ({type(m).__name__})' for n, m in modules.items())}")
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute,
+            ProbeAndProjection(old, linear[0].in_features))
 
 
 def _mlp_like(old: nn.Module, drop_rate: float) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Losses, class weights, mixup and cutmix."""
+"""Losses, class weights, mixup and cutmix, contrastive learning."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from finetune.specs import LabelKind, LabelSpec
 
-__all__ = ["MaskedBinaryCrossEntropy", "build_loss", "build_mix", "class_weights"]
+__all__ = ["ContrastiveLoss", "MaskedBinaryCrossEntropy", "build_loss", "build_mix",
+           "class_weights", "nt_xent"]
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -35,6 +36,40 @@ class MaskedBinaryCrossEntropy(nn.Module):
         losses = functional.binary_cross_entropy_with_logits(
             logits, smooth.to(logits.dtype), pos_weight=self.weights, reduction="none")
         return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def nt_xent(projections: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss (Chen et al. 2020, arXiv 2002.05709, eq. 1), a scalar.
+
+    Each view is to be most like the other view of its picture, by cosine similarity, among all
+    other views of the batch.
+
+    Args:
+        projections: (2B, D); rows 2i and 2i + 1 are views of the same picture.
+        temperature: Similarities are divided by it.
+    """
+    unit = functional.normalize(projections, dim=1)
+    similar = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
+    partners = torch.arange(len(unit), device=unit.device) ^ 1
+    return functional.cross_entropy(similar, partners)
+
+
+class ContrastiveLoss(nn.Module):
+    """`nt_xent` of the projections plus the loss of the classifier that watches.
+
+    Outputs (2B, K + D) are logits and projections of pairs of views; the parts don't share a
+    gradient (`finetune.models.heads.ProbeAndProjection`).
+    """
+
+    def __init__(self, watching: nn.Module, *, output_width: int, temperature: float) -> None:
+        super().__init__()
+        self.watching, self.width, self.temperature = watching, output_width, temperature
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The sum of both, a scalar."""
+        logits, projections = outputs[:, :self.width], outputs[:, self.width:]
+        watched: Tensor = self.watching(logits, targets)
+        return watched + nt_xent(projections, self.temperature)
 
 
 def class_weights(labels: np.ndarray, spec: LabelSpec) -> Tensor:
