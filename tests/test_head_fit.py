@@ -241,6 +241,27 @@ def test_the_path_is_the_held_out_log_loss_of_separate_fits():
     assert path[1]["standard_error"] == pytest.approx(np.std(losses, ddof=1) / 5 ** 0.5, rel=1e-3)
 
 
+def test_the_path_ends_where_losses_stay_far_above_the_least():
+    features, labels, _ = made(size=60)
+    noise = np.random.default_rng(0).permutation(labels)
+    path = fit_head(features, noise, label_spec=spec(3)).path
+    assert 3 < len(path) < len(head_fit.STRENGTHS)
+    least = min(point["log_loss"] for point in path)
+    assert all(point["log_loss"] > 1.05 * least for point in path[-3:])
+
+
+def test_axes_do_not_change_the_solution():
+    features, labels, each = made()
+    rows = logistic.LogisticRows(features, torch.as_tensor(labels), torch.as_tensor(each),
+                                 torch.ones(3).double(), True)
+    others = [logistic.principal_axes(features), torch.eye(12).double(),
+              torch.linalg.qr(torch.randn(12, 12).double())[0]]
+    weights = [next(logistic.logistic_path(rows, [STRENGTH], smoothing=0.0, tolerance=1e-8,
+                                           axes=axes))[0] for axes in others]
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights[0], weights[2], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("error", "expected"), [(0.0, 0.1), (0.06, 1), (0.2, 1), (0.6, 10)])
 def test_one_standard_error_takes_the_strongest_within_it(error, expected):
     path = [{"strength": strength, "log_loss": loss, "standard_error": error}
@@ -267,7 +288,7 @@ def test_equal_arguments_give_equal_bits_and_another_seed_other_folds():
 def test_large_features_in_float32_give_the_same_probabilities(monkeypatch):
     features, labels, _ = made()
     exact = fit_head(features, labels, label_spec=spec(3))
-    monkeypatch.setattr(logistic, "FLOAT64_ENTRIES", 0)
+    monkeypatch.setattr(head_fit, "FLOAT64_ENTRIES", 0)
     coarse = fit_head(features, labels, label_spec=spec(3))
     assert coarse.strength == exact.strength and "stopped" not in coarse.chosen_by
     torch.testing.assert_close(logits(features, exact).softmax(1),

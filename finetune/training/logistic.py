@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LogisticLoss", "LogisticRows", "logistic_path"]
+__all__ = ["LogisticLoss", "LogisticRows", "logistic_path", "principal_axes"]
 
-FLOAT64_ENTRIES = 2 ** 27  # larger feature matrices are multiplied in float32
 STEPS = 1000  # of L-BFGS for a strength, at most
 
 
@@ -98,22 +97,28 @@ class LogisticRows:
 
 
 def logistic_path(rows: LogisticRows, strengths: Sequence[float], *, smoothing: float,
-                  tolerance: float) -> Iterator[tuple[Tensor, Tensor, float]]:
+                  tolerance: float, axes: Tensor | None = None,
+                  dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor, Tensor, float]]:
     """For each strength the weights (K, D), the biases (K,) and the gradient that was left.
 
     Weights and biases are float64 and for features as they are in ``rows``. L-BFGS (Liu & Nocedal
-    1989) works on the principal axes of the standardised features, each scaled by its curvature,
-    and starts where the last strength ended: give the strongest first.
+    1989) works on principal axes of the standardised features, each scaled by its curvature, and
+    starts where the last strength ended: give the strongest first.
 
     Args:
         rows: What to fit.
         strengths: L2 penalties, above 0.
         smoothing: Label smoothing, 0..1.
-        tolerance: L-BFGS ends at a scaled gradient of this, or after 1,000 steps.
+        tolerance: L-BFGS ends at a scaled gradient of this, or after `STEPS` steps.
+        axes: `principal_axes` of these or similar rows, (D, D). They change the time, not the
+            solution. None: from these rows, of which there should be fewer than features.
+        dtype: Of the products with the features; losses and sums are float64 in any case.
     """
-    features, mean, inverse = _standardise(rows.features)
-    coordinates, axes, variances = _principal_axes(features)
+    features, mean, inverse = _standardise(rows.features.to(dtype))
+    axes = _axes_of_few(features) if axes is None else axes
+    coordinates = features @ axes.to(dtype)
     del features
+    variances = coordinates.square().mean(0, dtype=torch.float64)
     loss = rows.loss(smoothing=smoothing)
     solution = torch.zeros(len(rows.class_weights), len(variances) + 1, dtype=torch.float64)
     for strength in strengths:
@@ -123,28 +128,32 @@ def logistic_path(rows: LogisticRows, strengths: Sequence[float], *, smoothing: 
         yield weight, solution[:, -1] - weight @ mean, slope
 
 
+def principal_axes(features: Tensor) -> Tensor | None:
+    """Principal axes of standardised features (n, D), (D, D) float64; None where n < D."""
+    if len(features) < features.shape[1]:
+        return None
+    standard = _standardise(features.float())[0]
+    axes: Tensor = torch.linalg.eigh((standard.T @ standard).double())[1]
+    return axes
+
+
+def _axes_of_few(features: Tensor) -> Tensor:
+    """The axes (D, rank) in which n < D standardised features vary."""
+    wide = features.double()
+    variances, rows = torch.linalg.eigh(wide @ wide.T)
+    kept = variances > 1e-12 * variances[-1].clamp(min=1e-300)
+    axes: Tensor = wide.T @ rows[:, kept] / variances[kept].sqrt()
+    return axes
+
+
 def _standardise(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised features, mean and 1 / standard deviation; 0 where a feature is constant."""
-    dtype = torch.float64 if features.numel() <= FLOAT64_ENTRIES else torch.float32
     mean = features.mean(0, dtype=torch.float64)
-    scores = features.to(dtype) - mean.to(dtype)
+    scores = features - mean.to(features.dtype)
     std = torch.linalg.vector_norm(scores, dim=0, dtype=torch.float64) / len(features) ** 0.5
     varies = std > 1e-6 * mean.abs()  # below: the rounding of float32
     inverse = torch.where(varies, 1 / std, 0.0)
-    return scores.mul_(inverse.to(dtype)), mean, inverse
-
-
-def _principal_axes(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates (n, r), axes (D, r) and variances (r,); r is D, or the rank where n < D."""
-    count, width = features.shape
-    if count >= width:
-        variances, axes = torch.linalg.eigh((features.T @ features).double() / count)
-    else:
-        variances, rows = torch.linalg.eigh(features @ features.T / count)
-        kept = variances > 1e-12 * variances[-1].clamp(min=1e-300)
-        variances, rows = variances[kept], rows[:, kept]
-        axes = features.T @ rows / (variances * count).sqrt()
-    return features @ axes.to(features.dtype), axes, variances.clamp(min=0)
+    return scores.mul_(inverse.to(scores.dtype)), mean, inverse
 
 
 def _minimise(loss: LogisticLoss, coordinates: Tensor, variances: Tensor, start: Tensor, *,
