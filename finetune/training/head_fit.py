@@ -213,7 +213,7 @@ def _held_out_losses(fit: LogisticRows, held: LogisticRows, grid: Sequence[float
     loss, features = held.loss(smoothing=0.0), held.features.double()
     for weight, bias, _ in logistic_path(fit, grid, smoothing=smoothing, axes=axes,
                                          tolerance=1e-5, dtype=torch.float32):
-        yield loss.value(features @ weight.T + bias)
+        yield loss.value_and_probabilities(weight @ features.T + bias[:, None])[0]
 
 
 def _until_worse(losses: Iterable[float]) -> list[float]:

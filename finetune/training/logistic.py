@@ -28,6 +28,8 @@ class LogisticLoss:
 
     The normaliser is the logarithm of the sum of exponentials over classes, or, for multi-label,
     softplus. Both losses of `finetune.training.losses` are of this form, smoothing included.
+    Logits and ``mass`` are (K, n) here, which is several times faster than (n, K) for few classes;
+    ``total`` is (n,), or (K, n) for multi-label.
     """
 
     mass: Tensor
@@ -35,23 +37,21 @@ class LogisticLoss:
     denominator: float
     single: bool
 
-    def value(self, logits: Tensor) -> float:
-        """For logits (n, K), as in all methods here."""
-        top = logits.logsumexp(1, keepdim=True) if self.single else functional.softplus(logits)
-        return float((self.total * top).sum() - (self.mass * logits).sum()) / self.denominator
+    def value_and_probabilities(self, logits: Tensor) -> tuple[float, Tensor]:
+        """The loss, and the probabilities (K, n)."""
+        top = logits.logsumexp(0) if self.single else functional.softplus(logits)
+        value = torch.sum(self.total * top) - torch.sum(self.mass * logits)
+        probabilities = (logits - top).exp_() if self.single else logits.sigmoid()
+        return float(value) / self.denominator, probabilities
 
-    def gradient(self, logits: Tensor) -> Tensor:
-        """Of the loss by the logits, (n, K)."""
-        return (self.total * self._probabilities(logits) - self.mass) / self.denominator
+    def gradient(self, probabilities: Tensor) -> Tensor:
+        """Of the loss by the logits, (K, n)."""
+        return (self.total * probabilities - self.mass) / self.denominator
 
-    def curvature(self, logits: Tensor) -> Tensor:
+    def curvature(self, probabilities: Tensor) -> Tensor:
         """Second derivatives of the loss by the biases, (K, 1); at least 1e-6."""
-        probabilities = self._probabilities(logits)
-        spread = (self.total * probabilities * (1 - probabilities)).sum(0)
-        return (spread[:, None] / self.denominator).clamp(min=1e-6)
-
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1) if self.single else logits.sigmoid()
+        spread = self.total * probabilities * (1 - probabilities)
+        return (spread.sum(1, keepdim=True) / self.denominator).clamp(min=1e-6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +84,16 @@ class LogisticRows:
 
     def loss(self, *, smoothing: float) -> LogisticLoss:
         """The training loss of these rows."""
-        each, classes = self.sample_weights[:, None], len(self.class_weights)
+        each, classes = self.sample_weights, len(self.class_weights)
+        weights = self.class_weights[:, None]
         if self.single:
-            hard = functional.one_hot(self.labels, classes) * each * self.class_weights
-            soft = each * self.class_weights * smoothing / classes
-            mass = hard * (1 - smoothing) + soft
-            return LogisticLoss(mass, mass.sum(1, keepdim=True), float(hard.sum()) or 1.0, True)
-        known = each * ~self.labels.isnan()
-        soft = self.labels.nan_to_num() * (1 - smoothing) + smoothing / 2
-        mass = known * self.class_weights * soft
+            hard = functional.one_hot(self.labels, classes).T.contiguous() * each * weights
+            mass = hard * (1 - smoothing) + each * weights * smoothing / classes
+            return LogisticLoss(mass, mass.sum(0), float(hard.sum()) or 1.0, True)
+        labels = self.labels.T.contiguous()
+        known = each * ~labels.isnan()
+        soft = labels.nan_to_num() * (1 - smoothing) + smoothing / 2
+        mass = known * weights * soft
         return LogisticLoss(mass, mass + known * (1 - soft), float(known.sum()) or 1.0, False)
 
 
@@ -161,21 +162,20 @@ def _minimise(loss: LogisticLoss, coordinates: Tensor, variances: Tensor, start:
     """L-BFGS over parameters that are scaled to have curvatures near 1."""
     from scipy.optimize import minimize
 
-    def logits_of(solution: Tensor) -> Tensor:
-        products = coordinates @ solution[:, :-1].T.to(coordinates.dtype)
-        return products.double() + solution[:, -1]
+    def evaluate(solution: Tensor) -> tuple[float, Tensor]:
+        products = solution[:, :-1].to(coordinates.dtype) @ coordinates.T
+        return loss.value_and_probabilities(products.double() + solution[:, -1:])
 
-    curvature = loss.curvature(logits_of(start))
+    curvature = loss.curvature(evaluate(start)[1])
     scale = torch.cat([strength + curvature * variances, curvature], dim=1).rsqrt()
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         solution = torch.from_numpy(parameters).view_as(start) * scale
-        logits, weight = logits_of(solution), solution[:, :-1]
-        slopes = loss.gradient(logits)
-        inner = (slopes.T.to(coordinates.dtype) @ coordinates).double() + strength * weight
-        gradient = torch.cat([inner, slopes.sum(0)[:, None]], dim=1) * scale
-        value = loss.value(logits) + strength / 2 * float(weight.square().sum())
-        return value, gradient.flatten().numpy()
+        value, probabilities = evaluate(solution)
+        weight, slopes = solution[:, :-1], loss.gradient(probabilities)
+        inner = (slopes.to(coordinates.dtype) @ coordinates).double() + strength * weight
+        gradient = torch.cat([inner, slopes.sum(1, keepdim=True)], dim=1) * scale
+        return value + strength / 2 * float(weight.square().sum()), gradient.flatten().numpy()
 
     found = minimize(objective, (start / scale).flatten().numpy(), jac=True, method="L-BFGS-B",
                      options={"gtol": tolerance, "ftol": 1e-15, "maxiter": STEPS,
