@@ -39,7 +39,8 @@ def main() -> None:
     classes = int(labels.max()) + 1
     print(f"{len(fit)} rows fitted, {len(held)} held out, {features.shape[1]} features, "
           f"{classes} classes, {torch.get_num_threads()} thread(s)\n\n"
-          "| method | seconds | CPU s | held-out log loss | held-out accuracy |\n|---|---|---|---|---|")
+          "| method | seconds | CPU s | held-out log loss | held-out accuracy |\n"
+          "|---|---|---|---|---|")
     warm_up()
     for name, method in methods(classes, options.epochs):
         started, busy = time.perf_counter(), time.process_time()

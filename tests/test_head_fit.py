@@ -292,7 +292,7 @@ def test_large_features_in_float32_give_the_same_probabilities(monkeypatch):
     coarse = fit_head(features, labels, label_spec=spec(3))
     assert coarse.strength == exact.strength and "stopped" not in coarse.chosen_by
     torch.testing.assert_close(logits(features, exact).softmax(1),
-                               logits(features, coarse).softmax(1), atol=1e-4, rtol=0)
+                               logits(features, coarse).softmax(1), atol=1e-3, rtol=0)
 
 
 def test_a_search_that_did_not_end_is_said(monkeypatch):

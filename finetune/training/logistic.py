@@ -149,12 +149,12 @@ def _axes_of_few(features: Tensor) -> Tensor:
 
 def _standardise(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised features, mean and 1 / standard deviation; 0 where a feature is constant."""
-    mean = features.mean(0, dtype=torch.float64)
-    scores = features - mean.to(features.dtype)
+    mean = features.mean(0, dtype=torch.float64).to(features.dtype)
+    scores = features - mean
     std = torch.linalg.vector_norm(scores, dim=0, dtype=torch.float64) / len(features) ** 0.5
     varies = std > 1e-6 * mean.abs()  # below: the rounding of float32
     inverse = torch.where(varies, 1 / std, 0.0)
-    return scores.mul_(inverse.to(scores.dtype)), mean, inverse
+    return scores.mul_(inverse.to(scores.dtype)), mean.double(), inverse
 
 
 def _minimise(loss: LogisticLoss, coordinates: Tensor, variances: Tensor, start: Tensor, *,
