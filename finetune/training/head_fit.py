@@ -118,9 +118,9 @@ def split_folds(labels: np.ndarray, *, label_spec: LabelSpec, groups: Any = None
     """Row numbers to fit on and to hold out, for each fold; no group is on both sides.
 
     Stratified by class (scikit-learn's ``StratifiedKFold``, ``StratifiedGroupKFold``); multi-label:
-    ``KFold``, ``GroupKFold`` (which draws nothing). There are no more folds than groups, or than rows of the commonest
-    class. Folds that hold out no class that the others show are left out; with fewer than two
-    the list is empty.
+    ``KFold``, ``GroupKFold`` (which draws nothing). There are no more folds than groups, or than
+    rows of the commonest class. Folds that hold out no class that the others show are left out;
+    with fewer than two the list is empty.
     """
     from sklearn import model_selection as split
 
