@@ -1,7 +1,7 @@
 """The last linear layer, fitted exactly on features; its L2 penalty chosen by cross-validation."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError, DataError, first_of
 from finetune.specs import LabelKind, LabelSpec
-from finetune.training.logistic import LogisticRows, logistic_path
+from finetune.training.logistic import LogisticRows, logistic_path, principal_axes
 
 __all__ = ["DEFAULT_STRENGTH", "STRENGTHS", "HeadFit", "fit_head", "load_head",
            "one_standard_error", "split_folds"]
 
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(2, -11, -1))  # 10 to 1e-5
 DEFAULT_STRENGTH = 0.05  # where rows can't be split into folds
+FLOAT64_ENTRIES = 2 ** 27  # larger feature matrices are multiplied in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ class HeadFit:
         strength: The L2 penalty that was chosen, on the scale of `finetune.training.logistic`,
             which gives the relation to scikit-learn's C.
         path: For each strength, strongest first: ``strength``, ``log_loss`` (mean over folds) and
-            ``standard_error``. Empty when nothing was cross-validated.
+            ``standard_error``. It ends where three strengths in a row gave the first fold more
+            than 1.1 times its least loss. Empty when nothing was cross-validated.
         chosen_by: A sentence: how the strength was chosen.
     """
 
@@ -54,9 +56,10 @@ def fit_head(features: Tensor, labels: Any, *, label_spec: LabelSpec, groups: An
     out what the other folds never showed (a class in one group only). Objective and optimiser are
     in `finetune.training.logistic`.
 
-    Runs on the CPU. Time: O(N D min(N, D)) once per fold, then O(N D K) per step of L-BFGS. Memory
-    beside the features: three copies of them, in float64 up to 2**27 entries, above in float32
-    (about 5 GB for 100,000 rows of 4,096), and about six (N, K) float64 arrays.
+    Runs on the CPU. The final fit multiplies in float64 up to `FLOAT64_ENTRIES` entries, above
+    and in the folds in float32. Time: O(N D² + D³) once (N < D: O(N² D) per fold), then O(N D K)
+    per step of L-BFGS. Memory beside the features: three copies of them (about 5 GB for 100,000
+    rows of 4,096) and about six (N, K) float64 arrays.
 
     Args:
         features: (N, D); what enters the layer.
@@ -78,15 +81,17 @@ def fit_head(features: Tensor, labels: Any, *, label_spec: LabelSpec, groups: An
     grid = sorted({float(s) for s in (STRENGTHS if strengths is None else strengths)}, reverse=True)
     if not grid or grid[-1] <= 0:
         raise ConfigurationError(f"L2 strengths have to be above 0; found {grid}")
+    axes = principal_axes(rows.features)
     path, chosen_by = [], "given"
     if len(grid) > 1:
         parts = split_folds(rows.labels.numpy(), label_spec=label_spec, groups=groups,
                             folds=folds, seed=seed)
-        path = _cross_validate(rows, parts, grid, label_smoothing)
+        path = _cross_validate(rows, parts, grid, smoothing=label_smoothing, axes=axes)
         strength, chosen_by = _choose(path, len(parts))
         grid = [s for s in grid if s > strength] + [strength]
-    *_, (weight, bias, slope) = logistic_path(rows, grid, smoothing=label_smoothing,
-                                              tolerance=1e-7)
+    dtype = torch.float64 if features.numel() <= FLOAT64_ENTRIES else torch.float32
+    *_, (weight, bias, slope) = logistic_path(rows, grid, smoothing=label_smoothing, axes=axes,
+                                              tolerance=1e-7, dtype=dtype)
     if slope > 1e-4:
         chosen_by += f"; L-BFGS stopped early, at a gradient of {slope:.1g}"
     return HeadFit(weight.float(), bias.float(), grid[-1], path, chosen_by)
@@ -113,9 +118,9 @@ def split_folds(labels: np.ndarray, *, label_spec: LabelSpec, groups: Any = None
     """Row numbers to fit on and to hold out, for each fold; no group is on both sides.
 
     Stratified by class (scikit-learn's ``StratifiedKFold``, ``StratifiedGroupKFold``); multi-label:
-    ``KFold``, ``GroupKFold``. There are no more folds than groups, or than rows of the commonest
-    class. Folds that hold out no class that the others show are left out; with fewer than two
-    the list is empty.
+    ``KFold``, ``GroupKFold`` (which draws nothing). There are no more folds than groups, or than
+    rows of the commonest class. Folds that hold out no class that the others show are left out;
+    with fewer than two the list is empty.
     """
     from sklearn import model_selection as split
 
@@ -190,22 +195,35 @@ def _complaint(rows: LogisticRows, expected: tuple[int, ...], width: int) -> str
 
 
 def _cross_validate(rows: LogisticRows, parts: Sequence[tuple[np.ndarray, np.ndarray]],
-                    grid: Sequence[float], smoothing: float) -> list[dict[str, float]]:
-    if not parts:
-        return []
-    losses = np.array([_held_out_losses(rows.take(fit), rows.take(held), grid, smoothing)
-                       for fit, held in parts])
-    errors = losses.std(axis=0, ddof=1) / len(parts) ** 0.5
-    return [{"strength": s, "log_loss": float(loss), "standard_error": float(error)}
-            for s, loss, error in zip(grid, losses.mean(axis=0), errors, strict=True)]
+                    grid: Sequence[float], *, smoothing: float,
+                    axes: Tensor | None) -> list[dict[str, float]]:
+    table: list[list[float]] = []
+    for fit, held in parts:
+        losses = _held_out_losses(rows.take(fit), rows.take(held), grid, smoothing, axes)
+        table.append(list(losses) if table else _until_worse(losses))
+        grid = grid[:len(table[0])]
+    return [{"strength": strength, "log_loss": float(column.mean()),
+             "standard_error": float(column.std(ddof=1) / len(parts) ** 0.5)}
+            for strength, column in zip(grid, np.array(table).T, strict=bool(table))]
 
 
 def _held_out_losses(fit: LogisticRows, held: LogisticRows, grid: Sequence[float],
-                     smoothing: float) -> list[float]:
+                     smoothing: float, axes: Tensor | None) -> Iterator[float]:
     held = held.labelled_as_in(fit)
     loss, features = held.loss(smoothing=0.0), held.features.double()
-    return [loss.value(features @ weight.T + bias)
-            for weight, bias, _ in logistic_path(fit, grid, smoothing=smoothing, tolerance=1e-5)]
+    for weight, bias, _ in logistic_path(fit, grid, smoothing=smoothing, axes=axes,
+                                         tolerance=1e-5, dtype=torch.float32):
+        yield loss.value_and_probabilities(weight @ features.T + bias[:, None])[0]
+
+
+def _until_worse(losses: Iterable[float]) -> list[float]:
+    """Losses up to three in a row of more than 1.1 times the least."""
+    seen: list[float] = []
+    for loss in losses:
+        seen.append(loss)
+        if min(seen[-3:]) > 1.1 * min(seen):
+            break
+    return seen
 
 
 def _choose(path: Sequence[dict[str, float]], folds: int) -> tuple[float, str]:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LogisticLoss", "LogisticRows", "logistic_path"]
+__all__ = ["LogisticLoss", "LogisticRows", "logistic_path", "principal_axes"]
 
-FLOAT64_ENTRIES = 2 ** 27  # larger feature matrices are multiplied in float32
 STEPS = 1000  # of L-BFGS for a strength, at most
 
 
@@ -29,6 +28,8 @@ class LogisticLoss:
 
     The normaliser is the logarithm of the sum of exponentials over classes, or, for multi-label,
     softplus. Both losses of `finetune.training.losses` are of this form, smoothing included.
+    Logits and ``mass`` are (K, n) here, which is several times faster than (n, K) for few classes;
+    ``total`` is (n,), or (K, n) for multi-label.
     """
 
     mass: Tensor
@@ -36,23 +37,21 @@ class LogisticLoss:
     denominator: float
     single: bool
 
-    def value(self, logits: Tensor) -> float:
-        """For logits (n, K), as in all methods here."""
-        top = logits.logsumexp(1, keepdim=True) if self.single else functional.softplus(logits)
-        return float((self.total * top).sum() - (self.mass * logits).sum()) / self.denominator
+    def value_and_probabilities(self, logits: Tensor) -> tuple[float, Tensor]:
+        """The loss, and the probabilities (K, n)."""
+        top = logits.logsumexp(0) if self.single else functional.softplus(logits)
+        value = torch.sum(self.total * top) - torch.sum(self.mass * logits)
+        probabilities = (logits - top).exp_() if self.single else logits.sigmoid()
+        return float(value) / self.denominator, probabilities
 
-    def gradient(self, logits: Tensor) -> Tensor:
-        """Of the loss by the logits, (n, K)."""
-        return (self.total * self._probabilities(logits) - self.mass) / self.denominator
+    def gradient(self, probabilities: Tensor) -> Tensor:
+        """Of the loss by the logits, (K, n)."""
+        return (self.total * probabilities - self.mass) / self.denominator
 
-    def curvature(self, logits: Tensor) -> Tensor:
+    def curvature(self, probabilities: Tensor) -> Tensor:
         """Second derivatives of the loss by the biases, (K, 1); at least 1e-6."""
-        probabilities = self._probabilities(logits)
-        spread = (self.total * probabilities * (1 - probabilities)).sum(0)
-        return (spread[:, None] / self.denominator).clamp(min=1e-6)
-
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        return logits.softmax(1) if self.single else logits.sigmoid()
+        spread = self.total * probabilities * (1 - probabilities)
+        return (spread.sum(1, keepdim=True) / self.denominator).clamp(min=1e-6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,35 +84,42 @@ class LogisticRows:
 
     def loss(self, *, smoothing: float) -> LogisticLoss:
         """The training loss of these rows."""
-        each, classes = self.sample_weights[:, None], len(self.class_weights)
+        each, classes = self.sample_weights, len(self.class_weights)
+        weights = self.class_weights[:, None]
         if self.single:
-            hard = functional.one_hot(self.labels, classes) * each * self.class_weights
-            soft = each * self.class_weights * smoothing / classes
-            mass = hard * (1 - smoothing) + soft
-            return LogisticLoss(mass, mass.sum(1, keepdim=True), float(hard.sum()) or 1.0, True)
-        known = each * ~self.labels.isnan()
-        soft = self.labels.nan_to_num() * (1 - smoothing) + smoothing / 2
-        mass = known * self.class_weights * soft
+            hard = functional.one_hot(self.labels, classes).T.contiguous() * each * weights
+            mass = hard * (1 - smoothing) + each * weights * smoothing / classes
+            return LogisticLoss(mass, mass.sum(0), float(hard.sum()) or 1.0, True)
+        labels = self.labels.T.contiguous()
+        known = each * ~labels.isnan()
+        soft = labels.nan_to_num() * (1 - smoothing) + smoothing / 2
+        mass = known * weights * soft
         return LogisticLoss(mass, mass + known * (1 - soft), float(known.sum()) or 1.0, False)
 
 
 def logistic_path(rows: LogisticRows, strengths: Sequence[float], *, smoothing: float,
-                  tolerance: float) -> Iterator[tuple[Tensor, Tensor, float]]:
+                  tolerance: float, axes: Tensor | None = None,
+                  dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor, Tensor, float]]:
     """For each strength the weights (K, D), the biases (K,) and the gradient that was left.
 
     Weights and biases are float64 and for features as they are in ``rows``. L-BFGS (Liu & Nocedal
-    1989) works on the principal axes of the standardised features, each scaled by its curvature,
-    and starts where the last strength ended: give the strongest first.
+    1989) works on principal axes of the standardised features, each scaled by its curvature, and
+    starts where the last strength ended: give the strongest first.
 
     Args:
         rows: What to fit.
         strengths: L2 penalties, above 0.
         smoothing: Label smoothing, 0..1.
-        tolerance: L-BFGS ends at a scaled gradient of this, or after 1,000 steps.
+        tolerance: L-BFGS ends at a scaled gradient of this, or after `STEPS` steps.
+        axes: `principal_axes` of these or similar rows, (D, D). They change the time, not the
+            solution. None: from these rows, of which there should be fewer than features.
+        dtype: Of the products with the features; losses and sums are float64 in any case.
     """
-    features, mean, inverse = _standardise(rows.features)
-    coordinates, axes, variances = _principal_axes(features)
+    features, mean, inverse = _standardise(rows.features.to(dtype))
+    axes = _axes_of_few(features) if axes is None else axes
+    coordinates = features @ axes.to(dtype)
     del features
+    variances = coordinates.square().mean(0, dtype=torch.float64)
     loss = rows.loss(smoothing=smoothing)
     solution = torch.zeros(len(rows.class_weights), len(variances) + 1, dtype=torch.float64)
     for strength in strengths:
@@ -123,28 +129,32 @@ def logistic_path(rows: LogisticRows, strengths: Sequence[float], *, smoothing: 
         yield weight, solution[:, -1] - weight @ mean, slope
 
 
+def principal_axes(features: Tensor) -> Tensor | None:
+    """Principal axes of standardised features (n, D), (D, D) float64; None where n < D."""
+    if len(features) < features.shape[1]:
+        return None
+    standard = _standardise(features.float())[0]
+    axes: Tensor = torch.linalg.eigh((standard.T @ standard).double())[1]
+    return axes
+
+
+def _axes_of_few(features: Tensor) -> Tensor:
+    """The axes (D, rank) in which n < D standardised features vary."""
+    wide = features.double()
+    variances, rows = torch.linalg.eigh(wide @ wide.T)
+    kept = variances > 1e-12 * variances[-1].clamp(min=1e-300)
+    axes: Tensor = wide.T @ rows[:, kept] / variances[kept].sqrt()
+    return axes
+
+
 def _standardise(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised features, mean and 1 / standard deviation; 0 where a feature is constant."""
-    dtype = torch.float64 if features.numel() <= FLOAT64_ENTRIES else torch.float32
-    mean = features.mean(0, dtype=torch.float64)
-    scores = features.to(dtype) - mean.to(dtype)
+    mean = features.mean(0, dtype=torch.float64).to(features.dtype)
+    scores = features - mean
     std = torch.linalg.vector_norm(scores, dim=0, dtype=torch.float64) / len(features) ** 0.5
     varies = std > 1e-6 * mean.abs()  # below: the rounding of float32
     inverse = torch.where(varies, 1 / std, 0.0)
-    return scores.mul_(inverse.to(dtype)), mean, inverse
-
-
-def _principal_axes(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates (n, r), axes (D, r) and variances (r,); r is D, or the rank where n < D."""
-    count, width = features.shape
-    if count >= width:
-        variances, axes = torch.linalg.eigh((features.T @ features).double() / count)
-    else:
-        variances, rows = torch.linalg.eigh(features @ features.T / count)
-        kept = variances > 1e-12 * variances[-1].clamp(min=1e-300)
-        variances, rows = variances[kept], rows[:, kept]
-        axes = features.T @ rows / (variances * count).sqrt()
-    return features @ axes.to(features.dtype), axes, variances.clamp(min=0)
+    return scores.mul_(inverse.to(scores.dtype)), mean.double(), inverse
 
 
 def _minimise(loss: LogisticLoss, coordinates: Tensor, variances: Tensor, start: Tensor, *,
@@ -152,21 +162,20 @@ def _minimise(loss: LogisticLoss, coordinates: Tensor, variances: Tensor, start:
     """L-BFGS over parameters that are scaled to have curvatures near 1."""
     from scipy.optimize import minimize
 
-    def logits_of(solution: Tensor) -> Tensor:
-        products = coordinates @ solution[:, :-1].T.to(coordinates.dtype)
-        return products.double() + solution[:, -1]
+    def evaluate(solution: Tensor) -> tuple[float, Tensor]:
+        products = solution[:, :-1].to(coordinates.dtype) @ coordinates.T
+        return loss.value_and_probabilities(products.double() + solution[:, -1:])
 
-    curvature = loss.curvature(logits_of(start))
+    curvature = loss.curvature(evaluate(start)[1])
     scale = torch.cat([strength + curvature * variances, curvature], dim=1).rsqrt()
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         solution = torch.from_numpy(parameters).view_as(start) * scale
-        logits, weight = logits_of(solution), solution[:, :-1]
-        slopes = loss.gradient(logits)
-        inner = (slopes.T.to(coordinates.dtype) @ coordinates).double() + strength * weight
-        gradient = torch.cat([inner, slopes.sum(0)[:, None]], dim=1) * scale
-        value = loss.value(logits) + strength / 2 * float(weight.square().sum())
-        return value, gradient.flatten().numpy()
+        value, probabilities = evaluate(solution)
+        weight, slopes = solution[:, :-1], loss.gradient(probabilities)
+        inner = (slopes.to(coordinates.dtype) @ coordinates).double() + strength * weight
+        gradient = torch.cat([inner, slopes.sum(1, keepdim=True)], dim=1) * scale
+        return value + strength / 2 * float(weight.square().sum()), gradient.flatten().numpy()
 
     found = minimize(objective, (start / scale).flatten().numpy(), jac=True, method="L-BFGS-B",
                      options={"gtol": tolerance, "ftol": 1e-15, "maxiter": STEPS,
