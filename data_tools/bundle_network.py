@@ -2,8 +2,10 @@
 
 python data_tools/bundle_network.py RUN FILE.safetensors [--scale 3]
 
-The last block ends in a ReLU of a sum of two norms. Multiplying both norms and dividing the
-classifier by one number changes the scale of the features and not one answer. It is chosen so that
+A block ends in a ReLU of a sum of two: its last norm, and a shortcut that is a norm too or, in later
+blocks, the block before. Multiplying all of the last stage's and dividing what takes them (first
+convolutions, classifier) by one number changes the scale of the features and not one answer. It is
+chosen so that
 the features' root mean square over training pictures is ``--scale``: AdamW's steps don't depend on
 the gradient's size, so that a classifier on features of 0.1 would need many more of them.
 """
@@ -19,11 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.config import Loss
 from finetune.console import fail, say
 from finetune.data.splits import read_splits
 from finetune.errors import CheckError, FinetuneError
 from finetune.files import hash_file, write_bytes
 from finetune.models.building import build_model
+from finetune.models.heads import add_projection
 from finetune.run_directory import RunDirectory
 from finetune.training.checkpoints import load_weights
 
@@ -52,7 +56,11 @@ def bundle(run: RunDirectory, target: Path, *, scale: float) -> None:
     environment = run.environment
     name = run.config.model.name
     model, _ = build_model(name, num_classes=len(environment["label_spec"]["class_names"]))
+    if run.config.training.loss is Loss.contrastive:
+        add_projection(model)
     load_weights(run.best_weights, model)
+    if run.config.training.loss is Loss.contrastive:
+        model.fc = model.fc.classifier  # the projection has done its work
     images = training_pictures(run, environment["input_spec"], count=2000)
     before, rms = answers(model.eval(), images)
     rescale(model, scale / rms)
@@ -87,14 +95,16 @@ def answers(model: Any, images: Tensor) -> tuple[Tensor, float]:
 
 
 def rescale(model: Any, factor: float) -> None:
-    """Features times ``factor``, the same logits. The last stage has to be one block."""
-    (block,) = model.get_submodule(model.feature_info[-1]["module"]).children()
-    norms: list[Any] = [block.get_submodule(block.last_norm), block.downsample[-1]]
+    """Features times ``factor``, the same logits."""
+    first, *later = model.get_submodule(model.feature_info[-1]["module"]).children()
+    norms: list[Any] = [first.downsample[-1], *(b.get_submodule(b.last_norm)
+                                                for b in (first, *later))]
     with torch.no_grad():
         for norm in norms:
             norm.weight.mul_(factor)
             norm.bias.mul_(factor)
-        model.fc.weight.div_(factor)
+        for taking in (model.fc, *(block.conv1 for block in later)):
+            taking.weight.div_(factor)
 
 
 def metadata(run: RunDirectory, environment: dict[str, Any], name: str) -> dict[str, Any]:

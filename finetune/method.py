@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune.assembly import Data, phase_plans, updates_norms
-from finetune.config import ClassWeights, Config, FreezingPolicy, HeadFitting, Loss
+from finetune.config import (
+    ClassWeights,
+    Config,
+    FreezingPolicy,
+    HeadFitting,
+    Loss,
+    MemoryFormat,
+    Precision,
+)
 from finetune.data.loading import PrepareBatch, build_loader
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, FinetuneError
@@ -212,8 +220,13 @@ def _settings(config: Config, device: torch.device) -> TrainingSettings:
 
 
 def arithmetic(config: Config) -> Arithmetic:
-    """The configuration's number type and memory layout."""
-    return Arithmetic(config.training.precision.value, config.training.memory_format.value)
+    """The configuration's number type and memory layout; float32, channels last where it is open.
+
+    `finetune.fastest.settle_arithmetic` settles what is open at the start of a run.
+    """
+    precision, layout = config.training.precision, config.training.memory_format
+    return Arithmetic("fp32" if precision is Precision.auto else precision.value,
+                      "channels_last" if layout is MemoryFormat.auto else layout.value)
 
 
 def select_metric(config: Config, labels: LabelSpec) -> str:

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "data.resize": ([], ["data.resize=pad"], {"spec", "batch"}),
     "data.transform": ([], ["data.transform=none"], {"batch"}),
     "data.batch_size": ([], ["data.batch_size=4"], {"batch", "rates"}),
+    "data.views": ([], ["data.views=2"], {"batch"}),
     "data.workers": ([], ["data.workers=1"], {"workers"}),
     "data.sampling": ([], ["data.sampling=balanced"], {"batch"}),
     "data.split": ([], ["data.split=group", "data.group_column=patient"], {"split", "batch"}),
@@ -82,6 +83,13 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "schedule.restart": (["freezing.policy=head_then_all"], ["schedule.restart=true"], {"rates"}),
     "training.epochs": ([], ["training.epochs=6"], {"epochs", "plan", "rates"}),
     "training.precision": ([], ["training.precision=bf16"], {"logits"}),
+    "training.memory_format": ([], ["training.memory_format=contiguous"], {"layout", "logits"}),
+    "training.head_fit": (["freezing.policy=head_then_all"], ["training.head_fit=exact"],
+                          {"plan", "rates"}),
+    "training.loss": (["data.views=2"], ["training.loss=contrastive"],
+                      {"weights", "logits", "loss"}),
+    "training.temperature": (["data.views=2", "training.loss=contrastive"],
+                             ["training.temperature=1"], {"loss"}),
     "training.select_metric": ([], ["training.select_metric=macro_f1"], {"metric"}),
     "training.patience_fraction": ([], ["training.patience_fraction=0.5"], {"patience"}),
     "training.label_smoothing": ([], ["training.label_smoothing=0.1"], {"loss"}),
@@ -101,7 +109,9 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
 }
 ELSEWHERE = {  # seen best where they act
     "data.unreadable": "test_run.py", "data.duplicates": "test_splits.py",
-    "data.waiver": "test_run.py", "tracking.upload_model": "test_tracking.py",
+    "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",
+    "training.cache_views": "test_frozen.py", "training.cache_limit": "test_frozen.py",
+    "tracking.upload_model": "test_tracking.py",
 }
 
 
@@ -167,6 +177,7 @@ def observe(words, monkeypatch):
             "patience": patience_epochs(config.training.patience_fraction, config.training.epochs),
             "steps": method.settings.accumulation_steps, "average": method.average is None,
             "optimizer": type(method.optimizer), "workers": method.loaders["train"].num_workers,
+            "layout": method.lay_out(torch.empty(2, 3, 8, 8)).stride(),
             "decay": [g.weight_decay for g in method.groups], **plans(method, config)}
     return seen | passes(method, len(spec_labels.class_names)) | outside(config, monkeypatch)
 
@@ -200,7 +211,8 @@ def passes(method, classes):
     method.model.train()
     with method.settings.autocast(), torch.no_grad():
         logits = method.model(noise)
-    fixed = torch.linspace(-1, 1, 4 * classes).view(4, classes)
+    width = classes if isinstance(method.criterion, torch.nn.CrossEntropyLoss) else logits.shape[1]
+    fixed = torch.linspace(-1, 1, 4 * width).sin().view(4, width)
     truth = torch.arange(4) % classes if targets.ndim == 1 else targets[:4]
     return {"batch": digest(images), "logits": digest(logits),
             "loss": float(method.criterion(fixed, truth)),

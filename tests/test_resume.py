@@ -38,6 +38,9 @@ OPTIONS = {
     "dropout": ["model.drop_rate=0.3", "model.drop_path_rate=0.1", "schedule.restart=true",
                 "schedule.name=one_cycle", "optimizer.name=lion"],
     "patience": ["training.patience_fraction=0.3"],
+    "cached": ["freezing.policy=below", "freezing.below=layer3", "data.transform=none"],
+    "views": ["freezing.policy=head_only", "training.cache_views=2"],
+    "exact": ["freezing.policy=head_then_all", "training.head_fit=exact"],
 }
 
 

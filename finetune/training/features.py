@@ -104,7 +104,8 @@ def open_features(folder: Path, about: dict[str, Any]) -> CachedFeatures | None:
         if told["about"] != json.loads(json.dumps(about)):
             return None
         rows = np.memmap(folder / "features.bin", _NUMPY[kind], "r", shape=shape)
-        if _checksum(folder / "features.bin") != told["sha256"]:
+        whole = rows.nbytes == (folder / "features.bin").stat().st_size
+        if not whole or _checksum(folder / "features.bin") != told["sha256"]:
             return None
         os.utime(folder / "about.json")  # last used
     except (OSError, ValueError, KeyError, TypeError):
