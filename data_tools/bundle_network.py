@@ -2,10 +2,10 @@
 
 python data_tools/bundle_network.py RUN FILE.safetensors [--scale 3]
 
-A block ends in a ReLU of a sum of two: its last norm, and a shortcut that is a norm too or, in later
-blocks, the block before. Multiplying all of the last stage's and dividing what takes them (first
-convolutions, classifier) by one number changes the scale of the features and not one answer. It is
-chosen so that
+A block ends in a ReLU of a sum of two: its last norm, and a shortcut that is a norm too or, in
+later blocks, the block before. Multiplying all of the last stage's and dividing what takes them
+(first convolutions, classifier) by one number changes the scale of the features and not one answer.
+It is chosen so that
 the features' root mean square over training pictures is ``--scale``: AdamW's steps don't depend on
 the gradient's size, so that a classifier on features of 0.1 would need many more of them.
 """
@@ -56,11 +56,11 @@ def bundle(run: RunDirectory, target: Path, *, scale: float) -> None:
     environment = run.environment
     name = run.config.model.name
     model, _ = build_model(name, num_classes=len(environment["label_spec"]["class_names"]))
+    classifier = model.get_submodule("fc")
     if run.config.training.loss is Loss.contrastive:
         add_projection(model)
     load_weights(run.best_weights, model)
-    if run.config.training.loss is Loss.contrastive:
-        model.fc = model.fc.classifier  # the projection has done its work
+    model.fc = classifier  # without a projection, which has done its work
     images = training_pictures(run, environment["input_spec"], count=2000)
     before, rms = answers(model.eval(), images)
     rescale(model, scale / rms)

@@ -185,7 +185,8 @@ class FrozenPart:
             self._features[part] = found
 
     def _written(self, folder: Path, part: str, about: dict[str, Any]) -> CachedFeatures | None:
-        count, row, views = len(self.data.part(part)), self._run(self.method.example)[0], about["views"]
+        count, views = len(self.data.part(part)), about["views"]
+        row = self._run(self.method.example)[0]
         needed = row.numel() * row.element_size() * count * views
         limit = int(self.config.training.cache_limit * 1e9)
         told = make_room(folder.parent, needed, limit=limit)

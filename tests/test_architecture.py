@@ -17,9 +17,10 @@ LAYERS = [
     {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory"},
-    {"report", "assembly", "selection", "console", "interruption", "names", "weights_store"},
-    {"method", "environment"},
-    {"session"},
+    {"report", "assembly", "selection", "console", "interruption", "names", "weights_store",
+     "memory"},
+    {"method", "environment", "fastest"},
+    {"session", "frozen"},
     {"plan", "run", "inspect_models"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -27,7 +28,8 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "training"), ("training", "data"), ("training", "models"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
-               "environment", "session", "names", "plan", "run", "run_directory", "cli", "api"}
+               "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
+               "fastest", "frozen"}
 
 
 def unit(path):
