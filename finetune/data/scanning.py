@@ -167,7 +167,8 @@ def _key(name: str, stamp: Stamp) -> _Key:
 
 def _edition() -> str:
     """What the facts depend on beside the file: decoders may change pixels between versions."""
-    libraries = ("pillow", "tifffile", "imagecodecs", "opencv-python-headless")
+    libraries = ("pillow", "tifffile", "imagecodecs", "opencv-python-headless",
+                 "simplejpeg")
     return " ".join([str(_FORMAT), *(version(each) for each in libraries)])
 
 
