@@ -7,13 +7,13 @@ below takes plain values. ``None`` means "not set".
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 
-from finetune.specs import Resize
+from finetune.specs import Decoding, Resize
 
 __all__ = [
     "ClassWeights", "Config", "DataConfig", "DataFormat", "Device", "Duplicates", "FreezingConfig",
-    "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase",
-    "Precision", "Sampling", "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig",
-    "TrackingMode", "TrainingConfig", "Unreadable", "text_fields",
+    "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NormStatistics",
+    "OptimizerConfig", "Pack", "Phase", "Precision", "Sampling", "Schedule", "ScheduleConfig",
+    "SplitChoice", "TrackingConfig", "TrackingMode", "TrainingConfig", "Unreadable", "text_fields",
 ]
 
 
@@ -55,6 +55,14 @@ class Sampling(StrEnum):
 
     shuffled = "shuffled"
     balanced = "balanced"
+
+
+class Pack(StrEnum):
+    """Whether training's pictures are kept shrunk in one file."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
 
 
 class Head(StrEnum):
@@ -155,10 +163,12 @@ class DataConfig:
     channels: int | None = None  # 1 up; unset: the pictures' own
     image_size: int | None = None  # pixels, 16 up; unset: the model's own
     resize: Resize = Resize.squash
-    transform: str = "natural"  # natural, strong, xray, histology, aerial, none, or package.module:function
+    transform: str = "natural"  # strong, xray, histology, aerial, none, package.module:function
     batch_size: int = 32  # pictures, 2 up
     views: int = 1  # how often a batch shows each picture, augmented anew each time; 1..16
-    workers: int | None = None  # processes, 0 up; unset: from the number of cores
+    workers: int | None = None  # processes, 0 up; unset: by cores, or a thread that reads ahead
+    decoding: Decoding = Decoding.scaled  # of JPEG in training; scaled: as large as needed
+    pack: Pack = Pack.auto  # shrunk pictures of the training part in one file in the cache
     sampling: Sampling = Sampling.shuffled
     split: SplitChoice | None = None  # unset: the data's own, else by groups, else stratified
     split_seed: int = 0  # apart from seed: all seeds are tested on the same pictures

@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from finetune.assembly import Data, phase_plans, updates_norms
+from finetune.assembly import Data, cache_folder, phase_plans, updates_norms
 from finetune.config import ClassWeights, Config, Loss
 from finetune.data.loading import PrepareBatch, build_loader
+from finetune.data.packing import PackForm, PackPlan, open_pack, plan_pack
+from finetune.data.prefetching import BATCHES_AHEAD, reading_processes
+from finetune.data.samples import PictureSource
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, FinetuneError
 from finetune.evaluation.metrics import compute_metrics
@@ -30,14 +33,14 @@ from finetune.models.freezing import (
 )
 from finetune.models.parameters import ParameterGroup, split_parameter_groups
 from finetune.names import check_optimizer_name
-from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.specs import Decoding, InputSpec, LabelKind, LabelSpec
 from finetune.training.arithmetic import Arithmetic
 from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
 from finetune.training.schedules import Course, ScheduleSettings
 
 __all__ = ["Method", "arithmetic", "build_method", "build_plan", "freeze_and_hash", "last_opening",
-           "predict_part", "select_metric", "validate"]
+           "pack_pictures", "planned_pack", "predict_part", "select_metric", "validate"]
 
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
@@ -77,8 +80,11 @@ class Method:
 
 
 def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
-                 device: torch.device) -> Method:
-    """Put the method together for a model that is on its device; lays it out in memory."""
+                 device: torch.device, source: PictureSource | None = None) -> Method:
+    """Put the method together for a model that is on its device; lays it out in memory.
+
+    ``source`` is where the training part is read, as from `pack_pictures`; unset: the data's own.
+    """
     arithmetic(config).apply(model)
     optimizer = config.optimizer
     groups = split_parameter_groups(
@@ -90,7 +96,7 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
                if training.class_weights is ClassWeights.balanced else None)
     return Method(
         model=model, average=_average(model, training.ema_decay),
-        loaders=_loaders(config, data, spec), groups=groups,
+        loaders=_loaders(config, data, spec, device, source), groups=groups,
         optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr),
         criterion=_criterion(config, labels, weights),
         prepare=_prepare(config, spec, device),
@@ -153,16 +159,40 @@ def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float) -> torc
     return made
 
 
-def _loaders(config: Config, data: Data, spec: InputSpec) -> dict[str, DataLoader[Any]]:
+def _loaders(config: Config, data: Data, spec: InputSpec, device: torch.device,
+             source: PictureSource | None) -> dict[str, DataLoader[Any]]:
     settings = config.data
-    cores = os.cpu_count() or 1
-    workers = min(8, max(0, cores - 2)) if settings.workers is None else settings.workers
+    workers = (reading_processes(os.cpu_count() or 1, accelerator=device.type != "cpu")
+               if settings.workers is None else settings.workers)
+    parts = {part: data.part(part) for part in data.parts}
+    if source is not None:
+        parts["train"] = replace(parts["train"], source=source)
     return {part: build_loader(
-        data.part(part), spec=spec, batch_size=settings.batch_size, workers=workers,
+        samples, spec=spec, batch_size=settings.batch_size, workers=workers,
         transform=build_transform(settings.transform, spec, train=part == "train"),
         seed=config.seed, train=part == "train", sampling=settings.sampling.value,
-        views=settings.views)
-        for part in data.parts}
+        views=settings.views, ahead=BATCHES_AHEAD if settings.workers is None else 0,
+        decoding=settings.decoding if part == "train" else Decoding.full)
+        for part, samples in parts.items()}
+
+
+def planned_pack(config: Config, data: Data, spec: InputSpec) -> tuple[PackPlan, PackForm]:
+    """Whether the training part's pictures are packed and why, and what is kept of them."""
+    transform = build_transform(config.data.transform, spec, train=True)
+    form = PackForm(transform.at_least, spec.channels, spec.dtype, spec.interpolation,
+                    config.data.decoding)
+    return plan_pack(config.data.pack.value, facts=data.part_facts("train"), form=form,
+                     epochs=config.training.epochs, folder=cache_folder() / "packs"), form
+
+
+def pack_pictures(config: Config, data: Data, spec: InputSpec, *,
+                  progress: Callable[[int], object] | None = None,
+                  ) -> tuple[PictureSource, list[str]]:
+    """Where training reads its pictures, packed where that pays; and what is to be said."""
+    plan, form = planned_pack(config, data, spec)
+    source, told = open_pack(plan, data.samples.source, data.part("train").ids, form,
+                             progress=progress)
+    return source, [text for text in (plan.reason if plan.shrink else "", told) if text]
 
 
 def _settings(config: Config, device: torch.device) -> TrainingSettings:

@@ -67,8 +67,9 @@ class RandomFraming:
         share, stretch = stream.uniform(*self.area), _log_uniform(stream, self.ratio)
         height = min(rows, round(rows * (share / stretch) ** 0.5)) or 1
         width = min(columns, round(columns * (share * stretch) ** 0.5)) or 1
-        top = stream.randint(0, shape[0] - height)
-        return top, stream.randint(0, shape[1] - width), height, width
+        top, left = stream.random(), stream.random()  # shares: the same part at any scale
+        return (int(top * (shape[0] - height + 1)), int(left * (shape[1] - width + 1)), height,
+                width)
 
 
 def _log_uniform(stream: random.Random, bounds: Range) -> float:
@@ -221,7 +222,8 @@ class Light:
         if pixels.dtype == np.uint8:
             table = (np.arange(256) * factor + offset * 255).round().clip(0, 255)
             return np.reshape(cv2.LUT(pixels, table.astype(np.uint8)), pixels.shape)
-        return np.clip(pixels * np.float32(factor) + np.float32(offset), 0, 1)
+        shown: Pixels = np.clip(pixels * np.float32(factor) + np.float32(offset), 0, 1)
+        return shown
 
 
 OWN_STEPS = (RandomFraming, Mirror, Turn, Colour, Grey, Light)

@@ -62,8 +62,8 @@ def shrink_factor(shape: tuple[int, int], at_least: tuple[int, int]) -> int:
     >>> shrink_factor((1024, 768), (300, 300)), shrink_factor((200, 200), (224, 224))
     (2, 1)
     """
-    return next((f for f in (8, 4, 2) if shape[0] >= at_least[0] * f and shape[1] >= at_least[1] * f),
-                1)
+    room = min(shape[0] / at_least[0], shape[1] / at_least[1])
+    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
 
 
 def _survey(content: bytes) -> bool | None:

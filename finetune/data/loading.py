@@ -224,7 +224,8 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
                             views=views if train else 1)
     dataset = ImageDataset(samples, spec=spec, transform=transform, decoding=decoding)
     loader = _Loader(
-        dataset, batch_size=batch_size * sampler.views, sampler=sampler, collate_fn=_collated, num_workers=workers, persistent_workers=workers > 0,
+        dataset, batch_size=batch_size * sampler.views, sampler=sampler, collate_fn=_collated,
+        num_workers=workers, persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         drop_last=(train and len(samples) > batch_size and sampler.views == 1

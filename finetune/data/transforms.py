@@ -133,7 +133,8 @@ class Transform:
         """``enough`` as height and width in pixels; None for the whole picture."""
         if self.enough is None:
             return None
-        return math.ceil(self.spec.size[0] * self.enough), math.ceil(self.spec.size[1] * self.enough)
+        height, width = (math.ceil(side * self.enough) for side in self.spec.size)
+        return height, width
 
     def __call__(self, pixels: Pixels, seed: int = 0) -> Pixels:
         """The picture (H, W, C) of ``spec.dtype`` at the network's size.
