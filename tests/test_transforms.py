@@ -277,6 +277,16 @@ def test_quick_resizing_is_that_of_evaluation_but_for_rounding(interpolation, sh
     assert difference.max() <= (3 if interpolation == "bicubic" else 1) and difference.mean() < 0.25
 
 
+def test_shrinking_by_little_without_the_filter_is_nearly_the_same():
+    spec = make_spec(3, size=(224, 224))
+    pixels = photograph(256, 256)
+    expected = resize_image(pixels, spec.size, resize=Resize.squash, interpolation="bilinear")
+    assert 0 < np.abs(squashed(pixels, spec).astype(int) - expected).mean() < 2
+    larger = photograph(260, 256)
+    expected = resize_image(larger, spec.size, resize=Resize.squash, interpolation="bilinear")
+    assert np.abs(squashed(larger, spec).astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"none"}))
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_no_part_of_a_picture_that_is_large_enough_is_enlarged(preset, resize):

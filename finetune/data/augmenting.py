@@ -22,6 +22,7 @@ __all__ = ["OWN_STEPS", "Colour", "Grey", "Light", "Mirror", "RandomFraming", "T
 Pixels = npt.NDArray[Any]
 Range = tuple[float, float]
 
+_HARDLY = 8 / 7
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
 _TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
@@ -88,13 +89,16 @@ def squashed(pixels: Pixels, spec: InputSpec) -> Pixels:
     """`resize_image` to ``spec.size`` by quicker code for 8-bit pictures; a new array always.
 
     OpenCV enlarges, torch's antialiasing filters, which are Pillow's, shrink. Rounding differs: by
-    at most 1 level of 255 (bilinear) or 3 (bicubic), by 0.25 in the mean.
+    at most 1 level of 255 (bilinear) or 3 (bicubic), by 0.25 in the mean. Where bilinear shrinks
+    by 8/7 or less (256 to 224), OpenCV interpolates without the filter, which is then hardly wider:
+    1 level in the mean for photographs.
     """
     size, kernel = spec.size, spec.interpolation
     if pixels.shape[:2] != size and pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
-        if kernel == "bilinear" and pixels.shape[0] <= size[0] and pixels.shape[1] <= size[1]:
-            grown = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
-            return np.reshape(grown, (*size, pixels.shape[2]))
+        shrinking = max(pixels.shape[0] / size[0], pixels.shape[1] / size[1])
+        if kernel == "bilinear" and shrinking <= _HARDLY:
+            shown = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
+            return np.asarray(shown).reshape(*size, pixels.shape[2])
         if kernel in ("bilinear", "bicubic") and _torch_is_fast():
             return _antialiased(np.array(pixels), size, kernel)
     return resize_image(np.array(pixels), size, resize=Resize.squash, interpolation=kernel)

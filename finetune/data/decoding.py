@@ -58,7 +58,7 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() in _EXTENSIONS
 
 
-def decode_image(source: Path | bytes, *, name: str = "",
+def decode_image(source: str | Path | bytes, *, name: str = "",
                  at_least: tuple[int, int] | None = None) -> Decoded:
     """The first frame of a picture, upright by its EXIF orientation.
 
@@ -69,7 +69,7 @@ def decode_image(source: Path | bytes, *, name: str = "",
     alpha is dropped. 16 bits stay 16, in grey TIFF, PNG and in colour PNG.
 
     Args:
-        source: The file, or its content.
+        source: The file's path, or its content.
         name: What messages call it.
         at_least: Height and width that suffice: plain JPEG is then decoded smaller, by 2, 4 or 8,
             if both sides stay at least these. None, and all other files: the whole picture.
@@ -78,7 +78,7 @@ def decode_image(source: Path | bytes, *, name: str = "",
         UnreadableImage: Broken, truncated, empty, too large, or NaN inside.
         InputError: A DICOM file without pydicom.
     """
-    label = name or (str(source) if isinstance(source, Path) else "picture")
+    label = name or ("picture" if isinstance(source, bytes) else str(source))
     content = source if isinstance(source, bytes) else _content(source, label)
     if not content:
         raise UnreadableImage(f"{label}: the file is empty (0 bytes)")
@@ -95,9 +95,10 @@ def decode_image(source: Path | bytes, *, name: str = "",
     return Decoded(np.ascontiguousarray(pixels), mode, tuple(dict.fromkeys([*notes, *warned])))
 
 
-def _content(path: Path, label: str) -> bytes:
+def _content(path: str | Path, label: str) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError as error:
         raise UnreadableImage(f"{label}: {error.strerror or error}") from error
 

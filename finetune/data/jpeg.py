@@ -63,7 +63,7 @@ def shrink_factor(shape: tuple[int, int], at_least: tuple[int, int]) -> int:
     (2, 1)
     """
     room = min(shape[0] / at_least[0], shape[1] / at_least[1])
-    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
+    return 8 if room >= 8 else 4 if room >= 4 else 2 if room >= 2 else 1
 
 
 def _survey(content: bytes) -> bool | None:

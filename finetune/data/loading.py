@@ -146,7 +146,9 @@ class ImageDataset(Dataset[Item]):
         index, seed = key
         pixels = _conformed(self.source, self.ids[index], self.spec.channels, self.spec.dtype,
                             self.at_least)
-        shown = np.require(self.transform(pixels, seed), requirements=["C", "W"])
+        shown = self.transform(pixels, seed)
+        if not (shown.flags.c_contiguous and shown.flags.writeable):
+            shown = np.array(shown, order="C")
         return torch.from_numpy(shown).permute(2, 0, 1), self.targets[index], index
 
 

@@ -46,7 +46,7 @@ class FolderSource:
 
     def read(self, sample_id: str, at_least: tuple[int, int] | None = None) -> Decoded:
         """The decoded picture; `decode_image` tells what ``at_least`` allows."""
-        return decode_image(Path(self.root, sample_id), name=sample_id, at_least=at_least)
+        return decode_image(f"{self.root}/{sample_id}", name=sample_id, at_least=at_least)
 
     def raw(self, sample_id: str) -> bytes:
         """The file's bytes."""
