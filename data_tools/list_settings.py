@@ -70,7 +70,10 @@ MORE = {
     "data.group_from": "or the whole match, where it has none; every path has to match",
     "data.channels": "see [channels](data.md#channels)",
     "data.resize": "see [resizing](data.md#resizing)",
-    "data.workers": "two less than the cores, at most 8",
+    "data.workers": "two less than the cores, at most 8; below 5 cores without an accelerator a "
+                    "thread; see [reading](data.md#reading)",
+    "data.decoding": "see [reading](data.md#reading)",
+    "data.pack": "see [reading](data.md#reading)",
     "data.sampling": "balanced draws with replacement, all classes equally often",
     "data.unreadable": "see [unreadable pictures](data.md#unreadable-pictures)",
     "data.split": "see [splits](data.md#splits)",

@@ -47,6 +47,10 @@ class Data:
         """The samples of ``train``, ``val`` or ``test``, in the order of their ids."""
         return self.samples.select(np.flatnonzero(self.split.names == name).tolist())
 
+    def part_facts(self, name: str) -> list[PictureFacts]:
+        """What decoding told about the pictures of a part, in the same order."""
+        return [self.facts[i] for i in np.flatnonzero(self.split.names == name)]
+
     @property
     def parts(self) -> list[str]:
         """The parts that hold pictures."""

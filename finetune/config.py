@@ -7,13 +7,13 @@ below takes plain values. ``None`` means "not set".
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 
-from finetune.specs import Resize
+from finetune.specs import Decoding, Resize
 
 __all__ = ["CacheFeatures", "ClassWeights", "Config", "DataConfig", "DataFormat", "Device",
            "Duplicates", "FreezingConfig", "FreezingPolicy", "Head", "Loss", "MemoryFormat",
-           "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase", "Precision", "Sampling",
-           "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig", "TrackingMode",
-           "TrainingConfig", "Unreadable", "text_fields"]
+           "ModelConfig", "NormStatistics", "OptimizerConfig", "Pack", "Phase", "Precision",
+           "Sampling", "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig",
+           "TrackingMode", "TrainingConfig", "Unreadable", "text_fields"]
 
 
 class DataFormat(StrEnum):
@@ -54,6 +54,14 @@ class Sampling(StrEnum):
 
     shuffled = "shuffled"
     balanced = "balanced"
+
+
+class Pack(StrEnum):
+    """Whether training's pictures are kept shrunk in one file."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
 
 
 class Head(StrEnum):
@@ -174,7 +182,9 @@ class DataConfig:
     transform: str = "natural"  # natural, strong, xray, histology, aerial, none, or module:function
     batch_size: int = 32  # pictures, 2 up
     views: int = 1  # how often a batch shows each picture, augmented anew each time; 1..16
-    workers: int | None = None  # processes, 0 up; unset: from the number of cores
+    workers: int | None = None  # processes, 0 up; unset: by cores, or a thread that reads ahead
+    decoding: Decoding = Decoding.scaled  # of JPEG in training; scaled: as large as needed
+    pack: Pack = Pack.auto  # shrunk pictures of the training part in one file in the cache
     sampling: Sampling = Sampling.shuffled
     split: SplitChoice | None = None  # unset: the data's own, else by groups, else stratified
     split_seed: int = 0  # apart from seed: all seeds are tested on the same pictures

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from finetune.assembly import Data, cache_folder
 from finetune.config import CacheFeatures, Config, HeadFitting, Sampling
 from finetune.data.loading import balanced_weights
+from finetune.data.scanning import decoder_versions
 from finetune.errors import ConfigurationError
 from finetune.evaluation.predictions import Predictions, collect_predictions
-from finetune.method import Method, arithmetic, build_part_loader, freeze_and_hash
+from finetune.method import Method, arithmetic, freeze_and_hash
 from finetune.models.freezing import EpochPlan
 from finetune.models.heads import classifier_modules
 from finetune.models.prefix import (
@@ -204,8 +205,7 @@ class FrozenPart:
 
     def _batches(self, part: str, about: dict[str, Any]) -> Iterator[Tensor]:
         """Features of a part, picture after picture, view after view."""
-        loader = build_part_loader(self.config, self.data, self.spec, part, in_order=True,
-                                   augmented=about["transform"] != "evaluation")
+        loader = self.method.ordered(part, augmented=about["transform"] != "evaluation")
         for view in range(about["views"]):
             loader.sampler.set_epoch(view)  # type: ignore[attr-defined]
             for images, _, _ in self.watched(loader, f"while features of {part} were computed"):
@@ -222,7 +222,8 @@ class FrozenPart:
         return {
             "weights": self.frozen, "network": [config.model.name, config.model.pooling],
             "boundary": self._boundary.module, "pictures": pictures.hexdigest(), "views": views,
-            "transform": shown, "seed": config.seed if augmented else 0,
+            "transform": shown, "decoding": config.data.decoding.value if augmented else "full",
+            "decoders": decoder_versions(), "seed": config.seed if augmented else 0,
             "input": self.spec.to_dict(), "arithmetic": [config.training.precision.value,
                                                          config.training.memory_format.value],
             "machine": [str(self.method.device), torch.get_num_threads(), torch.__version__],

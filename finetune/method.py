@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from finetune.assembly import Data, phase_plans, updates_norms
+from finetune.assembly import Data, cache_folder, phase_plans, updates_norms
 from finetune.config import (
     ClassWeights,
     Config,
@@ -24,6 +24,9 @@ from finetune.config import (
     Precision,
 )
 from finetune.data.loading import PrepareBatch, build_loader
+from finetune.data.packing import PackForm, PackPlan, open_pack, plan_pack
+from finetune.data.prefetching import BATCHES_AHEAD, reading_processes
+from finetune.data.samples import PictureSource
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, FinetuneError
 from finetune.evaluation.metrics import compute_metrics
@@ -40,14 +43,15 @@ from finetune.models.freezing import (
 from finetune.models.parameters import ParameterGroup, split_parameter_groups
 from finetune.models.prefix import folded_copy
 from finetune.names import check_optimizer_name
-from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.specs import Decoding, InputSpec, LabelKind, LabelSpec
 from finetune.training.arithmetic import Arithmetic
 from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
 from finetune.training.schedules import Course, ScheduleSettings
 
 __all__ = ["Method", "arithmetic", "build_method", "build_part_loader", "build_plan",
-           "freeze_and_hash", "last_opening", "predict_part", "select_metric", "validate"]
+           "freeze_and_hash", "last_opening", "pack_pictures", "planned_pack", "predict_part",
+           "select_metric", "validate"]
 
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
@@ -70,6 +74,7 @@ class Method:
     device: torch.device
     lay_out: Callable[[Tensor], Tensor]
     example: Tensor  # (2, C, H, W): noise, to watch a pass with
+    ordered: Callable[..., DataLoader[Any]]  # (part, augmented=): each picture once, in order
 
     @property
     def chosen_model(self) -> nn.Module:
@@ -91,8 +96,11 @@ class Method:
 
 
 def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
-                 device: torch.device) -> Method:
-    """Put the method together for a model that is on its device; lays it out in memory."""
+                 device: torch.device, source: PictureSource | None = None) -> Method:
+    """Put the method together for a model that is on its device; lays it out in memory.
+
+    ``source`` is where the training part is read, as from `pack_pictures`; unset: the data's own.
+    """
     arithmetic(config).apply(model)
     optimizer = config.optimizer
     groups = split_parameter_groups(
@@ -104,7 +112,7 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
                if training.class_weights is ClassWeights.balanced else None)
     return Method(
         model=model, average=_average(model, training.ema_decay),
-        loaders=_loaders(config, data, spec), groups=groups,
+        loaders=_loaders(config, data, spec, device, source), groups=groups,
         optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr, device),
         criterion=_criterion(config, labels, weights),
         prepare=_prepare(config, spec, device),
@@ -112,7 +120,9 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
                       cutmix_alpha=training.cutmix_alpha),
         plan=build_plan(config, model), settings=_settings(config, device),
         class_weights=weights, device=device, lay_out=arithmetic(config).lay_out,
-        example=_example(spec, device))
+        example=_example(spec, device),
+        ordered=functools.partial(build_part_loader, config, data, spec, device=device,
+                                  source=source, in_order=True))
 
 
 def _example(spec: InputSpec, device: torch.device) -> Tensor:
@@ -186,26 +196,54 @@ def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float,
     return made
 
 
-def _loaders(config: Config, data: Data, spec: InputSpec) -> dict[str, DataLoader[Any]]:
-    return {part: build_part_loader(config, data, spec, part, in_order=part != "train")
-            for part in data.parts}
+def _loaders(config: Config, data: Data, spec: InputSpec, device: torch.device,
+             source: PictureSource | None) -> dict[str, DataLoader[Any]]:
+    return {part: build_part_loader(config, data, spec, part, device=device, source=source,
+                                    in_order=part != "train") for part in data.parts}
 
 
 def build_part_loader(config: Config, data: Data, spec: InputSpec, part: str, *,
-                      in_order: bool, augmented: bool | None = None) -> DataLoader[Any]:
+                      device: torch.device, source: PictureSource | None, in_order: bool,
+                      augmented: bool | None = None) -> DataLoader[Any]:
     """Batches of a part: the training part augmented, the others as they are, unless told.
 
-    ``in_order``: each picture once, as the ids are ordered; else as the training goes.
+    What is augmented may be decoded smaller, or read from ``source``, a pack; all other pictures
+    are decoded whole. ``in_order``: each picture once, as the ids are ordered; else as the training
+    goes.
     """
+    settings, samples = config.data, data.part(part)
     shown = part == "train" if augmented is None else augmented
-    settings = config.data
-    cores = os.cpu_count() or 1
-    workers = min(8, max(0, cores - 2)) if settings.workers is None else settings.workers
+    shown = shown and settings.transform != "none"
+    workers = (reading_processes(os.cpu_count() or 1, accelerator=device.type != "cpu")
+               if settings.workers is None else settings.workers)
+    if source is not None and shown:
+        samples = replace(samples, source=source)
     return build_loader(
-        data.part(part), spec=spec, batch_size=settings.batch_size, workers=workers,
+        samples, spec=spec, batch_size=settings.batch_size, workers=workers,
         transform=build_transform(settings.transform, spec, train=shown),
         seed=config.seed, train=not in_order, sampling=settings.sampling.value,
-        views=settings.views)
+        views=settings.views, ahead=BATCHES_AHEAD if settings.workers is None else 0,
+        decoding=settings.decoding if shown else Decoding.full)
+
+
+def planned_pack(config: Config, data: Data, spec: InputSpec) -> tuple[PackPlan, PackForm]:
+    """Whether the training part's pictures are packed and why, and what is kept of them."""
+    transform = build_transform(config.data.transform, spec, train=True)
+    form = PackForm(transform.at_least, spec.channels, spec.dtype, spec.interpolation,
+                    config.data.decoding)
+    choice = "never" if config.data.transform == "none" else config.data.pack.value
+    return plan_pack(choice, facts=data.part_facts("train"), form=form,
+                     epochs=config.training.epochs, folder=cache_folder() / "packs"), form
+
+
+def pack_pictures(config: Config, data: Data, spec: InputSpec, *,
+                  progress: Callable[[int], object] | None = None,
+                  ) -> tuple[PictureSource, list[str]]:
+    """Where training reads its pictures, packed where that pays; and what is to be said."""
+    plan, form = planned_pack(config, data, spec)
+    source, told = open_pack(plan, data.samples.source, data.part("train").ids, form,
+                             progress=progress)
+    return source, [text for text in (plan.reason if plan.shrink else "", told) if text]
 
 
 def _settings(config: Config, device: torch.device) -> TrainingSettings:

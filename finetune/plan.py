@@ -21,7 +21,7 @@ from finetune.console import say, table, warn
 from finetune.data.splits import class_counts
 from finetune.environment import depth_table
 from finetune.fastest import settle_arithmetic
-from finetune.method import Method, build_method
+from finetune.method import Method, build_method, planned_pack
 from finetune.models.freezing import freeze_except
 from finetune.session import announce, choose_device
 
@@ -53,8 +53,9 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         _print_pictures(data)
         say(f"weights: {weights.source}; input {spec.channels} x {spec.size[0]} x {spec.size[1]}, "
             f"{spec.resize.value}, mean {_short(spec.mean)}, std {_short(spec.std)}")
-        for text in weights.notes:
-            say(text)
+        for text in [*weights.notes, planned_pack(config, data, spec)[0].reason]:
+            if text:
+                say(text)
         say(f"estimated training time: about {_duration(_estimate(method, config))} on {device} "
             "(two batches timed with everything trainable; an upper bound where depths are "
             "frozen)")

@@ -12,6 +12,7 @@ from finetune.config import (
     Head,
     HeadFitting,
     Loss,
+    Pack,
 )
 
 __all__ = ["contradictions", "range_problem"]
@@ -99,6 +100,9 @@ def contradictions(config: Config) -> list[str]:
         found.append('data.duplicates=allow needs data.waiver="REASON", which the report prints')
     if data.waiver is not None and data.duplicates is not Duplicates.allow:
         found.append("data.waiver does nothing without data.duplicates=allow")
+    if data.pack is Pack.always and data.transform == "none":
+        found.append("data.pack=always keeps what augmentation needs; data.transform=none reads "
+                     "whole pictures, as evaluation does")
     return found + _head_problems(config) + _contrastive_problems(config)
 
 

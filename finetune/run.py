@@ -21,6 +21,7 @@ from finetune.assembly import (
 )
 from finetune.config import Config
 from finetune.console import EpochLine, progress_bar, say, warn
+from finetune.data.samples import PictureSource
 from finetune.data.splits import write_splits
 from finetune.environment import (
     describe_environment,
@@ -39,6 +40,7 @@ from finetune.method import (
     Method,
     build_method,
     last_opening,
+    pack_pictures,
     predict_part,
     select_metric,
     validate,
@@ -91,8 +93,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
 
         # Model: the same weights for the same seed, whatever was drawn before.
         torch.manual_seed(config.seed)
-        source = config if before is None else without_weights(config)
-        model, weights = assemble_model(source, class_names=spec_labels.class_names,
+        origin = config if before is None else without_weights(config)
+        model, weights = assemble_model(origin, class_names=spec_labels.class_names,
                                         channels=data.channels)
         spec = (InputSpec.from_dict(before["input_spec"]) if before
                 else input_spec(config, data, model, weights))
@@ -103,7 +105,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
                                    device=device, say=say)
 
         # Method: depths decide what trains when, and how fast.
-        method = build_method(config, model, data, spec, device)
+        source = _packed(config, data, spec)
+        method = build_method(config, model, data, spec, device, source)
         if before is None:
             run = signals.run = signals.run or session.start_run(config)
             run.write_config(session.with_whole_paths(config))
@@ -173,6 +176,14 @@ def _read_data(config: Config, run: RunDirectory | None) -> Data:
     for text in [*data.warnings, *data.split.repairs]:
         warn(text)
     return data
+
+
+def _packed(config: Config, data: Data, spec: InputSpec) -> PictureSource:
+    with progress_bar("packing pictures", total=0) as done:
+        source, told = pack_pictures(config, data, spec, progress=done)
+    for text in told:
+        say(text)
+    return source
 
 
 def _finish(run: RunDirectory, config: Config, method: Method, data: Data,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Dtype", "InputSpec", "LabelKind", "LabelSpec", "Resize"]
+__all__ = ["Decoding", "Dtype", "InputSpec", "LabelKind", "LabelSpec", "Resize"]
 
 
 class Resize(StrEnum):
@@ -18,6 +18,13 @@ class Resize(StrEnum):
     squash = "squash"  # both sides to the size; the aspect ratio changes
     crop = "crop"      # shorter side to the size, then the centre (random when training)
     pad = "pad"        # longer side to the size, then black borders: the whole picture is seen
+
+
+class Decoding(StrEnum):
+    """How large JPEG pictures are decoded for training."""
+
+    scaled = "scaled"  # as large as the transform needs, by the decoder's own halving
+    full = "full"      # whole
 
 
 class Dtype(StrEnum):

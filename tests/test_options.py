@@ -11,7 +11,7 @@ import torch
 from finetune import session
 from finetune.assembly import assemble_data, assemble_model, input_spec
 from finetune.composition import compose
-from finetune.method import build_method, select_metric
+from finetune.method import build_method, pack_pictures, select_metric
 from finetune.selection import patience_epochs
 from finetune.training.loop import LoopState, set_rates, steps_per_epoch
 from finetune.values import known_keys
@@ -49,6 +49,9 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "data.batch_size": ([], ["data.batch_size=4"], {"batch", "rates"}),
     "data.views": ([], ["data.views=2"], {"batch"}),
     "data.workers": ([], ["data.workers=1"], {"workers"}),
+    "data.decoding": (["data.root={large}"], ["data.decoding=full"], {"batch"}),
+    "data.pack": (["data.root={large}", "training.epochs=2"], ["data.pack=always"],
+                  {"batch", "pack"}),
     "data.sampling": ([], ["data.sampling=balanced"], {"batch"}),
     "data.split": ([], ["data.split=group", "data.group_column=patient"], {"split", "batch"}),
     "data.split_seed": ([], ["data.split_seed=1"], {"split", "batch"}),
@@ -121,19 +124,20 @@ def places(tmp_path_factory):
     return {"pictures": fill(tmp_path_factory.mktemp("pictures"), 0),
             "other": fill(tmp_path_factory.mktemp("other"), 1),
             "single": fill(tmp_path_factory.mktemp("single"), 0, tables=1),
+            "large": fill(tmp_path_factory.mktemp("large"), 0, size=(160, 200), kind="jpg"),
             "elsewhere": tmp_path_factory.mktemp("elsewhere"),
             "weights": weights_file(tmp_path_factory.mktemp("weights") / "some.pth")}
 
 
-def fill(folder, seed, tables=2):
+def fill(folder, seed, tables=2, size=(24, 32), kind="png"):
     random = np.random.default_rng(seed)
     rows = ["path,copy,label,two,several,patient,part"]
     for number in range(60):
         label = "aabbc"[number % 5]
-        paths = [f"{top}{label}/p{number // 4:02d}_{number}.png" for top in ("", "more/")]
+        paths = [f"{top}{label}/p{number // 4:02d}_{number}.{kind}" for top in ("", "more/")]
         for path in paths:
             (folder / path).parent.mkdir(exist_ok=True, parents=True)
-            cv2.imwrite(str(folder / path), random.integers(0, 255, (24, 32, 3), np.uint8))
+            cv2.imwrite(str(folder / path), random.integers(0, 255, (*size, 3), np.uint8))
         rows.append(f"{paths[0]},{paths[1]},{label},{('no', 'yes')[number % 2]},"
                     f"{label}|{'ab'[number // 3 % 2]},p{number // 4:02d},"
                     f"{('train', 'train', 'val', 'test')[number // 5 % 4]}")
@@ -169,9 +173,11 @@ def observe(words, monkeypatch):
     model, weights = assemble_model(config, class_names=spec_labels.class_names,
                                     channels=data.channels)
     spec = input_spec(config, data, model, weights)
-    method = build_method(config, model, data, spec, session.choose_device(config.device.value))
-    seen = {"labels": repr((spec_labels, data.samples.labels.tolist())), "ids": data.samples.ids,
-            "split": data.split.names.tolist(), "spec": spec,
+    source, told = pack_pictures(config, data, spec)
+    method = build_method(config, model, data, spec, session.choose_device(config.device.value),
+                          source)
+    seen = {"pack": len(told), "labels": repr((spec_labels, data.samples.labels.tolist())),
+            "ids": data.samples.ids, "split": data.split.names.tolist(), "spec": spec,
             "weights": digest(*model.state_dict().values()), "epochs": config.training.epochs,
             "metric": select_metric(config, spec_labels), "clipping": method.settings.max_grad_norm,
             "patience": patience_epochs(config.training.patience_fraction, config.training.epochs),

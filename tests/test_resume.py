@@ -34,6 +34,8 @@ OPTIONS = {
     "ema": ["training.ema_decay=0.9"],
     "mixup": ["training.mixup_alpha=0.4", "training.cutmix_alpha=1.0"],
     "workers": ["data.workers=2"],
+    "reading_ahead": ["data.workers=null"],
+    "pack": ["data.pack=always", "data.image_size=16"],
     "accumulation": ["training.accumulation_steps=3", "data.sampling=balanced"],
     "dropout": ["model.drop_rate=0.3", "model.drop_path_rate=0.1", "schedule.restart=true",
                 "schedule.name=one_cycle", "optimizer.name=lion"],

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from finetune.data.caught import caught_warnings
 from finetune.data.formats import Read, read_dicom, read_tiff, turned
+from finetune.data.jpeg import exif_orientation, read_jpeg
 from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage
 from finetune.errors import DataError
 from finetune.specs import Dtype, Resize
@@ -57,22 +58,33 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() in _EXTENSIONS
 
 
-def decode_image(source: Path | bytes, *, name: str = "") -> Decoded:
+def decode_image(source: str | Path | bytes, *, name: str = "",
+                 at_least: tuple[int, int] | None = None) -> Decoded:
     """The first frame of a picture, upright by its EXIF orientation.
 
-    Ordinary pictures come through Pillow; TIFF with other channels or number types through
+    Ordinary pictures come through Pillow, plain JPEG through libjpeg-turbo with the same numbers;
+    TIFF with other channels or number types through
     tifffile; DICOM (by its extension or its magic) through pydicom, with modality LUT, VOI window
     and MONOCHROME1 inverted. Grey stays one channel; palette, CMYK, LAB and others become RGB;
     alpha is dropped. 16 bits stay 16, in grey TIFF, PNG and in colour PNG.
+
+    Args:
+        source: The file's path, or its content.
+        name: What messages call it.
+        at_least: Height and width that suffice: plain JPEG is then decoded smaller, by 2, 4 or 8,
+            if both sides stay at least these. None, and all other files: the whole picture.
 
     Raises:
         UnreadableImage: Broken, truncated, empty, too large, or NaN inside.
         InputError: A DICOM file without pydicom.
     """
-    label = name or (str(source) if isinstance(source, Path) else "picture")
+    label = name or ("picture" if isinstance(source, bytes) else str(source))
     content = source if isinstance(source, bytes) else _content(source, label)
     if not content:
         raise UnreadableImage(f"{label}: the file is empty (0 bytes)")
+    jpeg = None if _is_dicom(content, label) else read_jpeg(content, at_least)
+    if jpeg is not None:
+        return Decoded(np.ascontiguousarray(jpeg[0]), jpeg[1], tuple(dict.fromkeys(jpeg[2])))
     with caught_warnings() as warned:
         pixels, mode, notes = _read(content, label)
     if pixels.size == 0:
@@ -83,15 +95,20 @@ def decode_image(source: Path | bytes, *, name: str = "") -> Decoded:
     return Decoded(np.ascontiguousarray(pixels), mode, tuple(dict.fromkeys([*notes, *warned])))
 
 
-def _content(path: Path, label: str) -> bytes:
+def _content(path: str | Path, label: str) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError as error:
         raise UnreadableImage(f"{label}: {error.strerror or error}") from error
 
 
+def _is_dicom(content: bytes, label: str) -> bool:
+    return content[128:132] == b"DICM" or label.lower().endswith((".dcm", ".dicom"))
+
+
 def _read(content: bytes, label: str) -> Read:
-    if content[128:132] == b"DICM" or label.lower().endswith((".dcm", ".dicom")):
+    if _is_dicom(content, label):
         return read_dicom(content, label)
     if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return read_tiff(content, label) or _read_ordinary(content, label)
@@ -109,7 +126,7 @@ def _read_ordinary(content: bytes, label: str) -> Read:
             pixels, notes = _pixels_of(image)
             if _is_deep_png(content):
                 pixels, mode = _deep_png(content), f"{mode};16"
-            orientation, told = _orientation(image)
+            orientation, told = exif_orientation(image)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -126,13 +143,6 @@ def _read_ordinary(content: bytes, label: str) -> Read:
 def _formats() -> list[str]:
     Image.init()  # never all of them: Pillow hands EPS to an outside program
     return [name for name in _FORMATS if name in Image.OPEN]
-
-
-def _orientation(image: Image.Image) -> tuple[int, list[str]]:
-    try:
-        return int(image.getexif().get(0x0112, 1)), []
-    except BROKEN:
-        return 1, ["EXIF can't be read: no orientation applied"]
 
 
 def _is_deep_png(content: bytes) -> bool:

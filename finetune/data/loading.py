@@ -5,7 +5,9 @@ picture looks like depends on the run's seed, the epoch and the picture alone: n
 that reads it, nor on any global random state.
 """
 
+import hashlib
 import signal
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
@@ -19,10 +21,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from finetune.data.decoding import conform, resize_image, to_unit_range
-from finetune.data.samples import Samples
+from finetune.data.prefetching import read_ahead
+from finetune.data.samples import PictureSource, Samples
 from finetune.data.transforms import Transform
 from finetune.errors import DataError
-from finetune.specs import Dtype, InputSpec, LabelKind, Resize
+from finetune.specs import Decoding, Dtype, InputSpec, LabelKind, Resize
 
 __all__ = ["ImageDataset", "LostPicture", "PrepareBatch", "Sampling", "SeededSampler",
            "balanced_weights", "build_loader", "measure_statistics"]
@@ -94,7 +97,8 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
 def _mix(*numbers: int) -> int:
     """A 63-bit seed that depends on every number and on their order."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    text = struct.pack(f"<{len(numbers)}q", *numbers)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def balanced_weights(samples: Samples) -> npt.NDArray[np.float64]:
@@ -118,26 +122,48 @@ class ImageDataset(Dataset[Item]):
 
     An unreadable picture raises `LostPicture` with its name: broken files are found before
     training, so one that breaks later is a failing disk or a changed folder.
+
+    Args:
+        samples: Pictures and labels.
+        spec: The network's input.
+        transform: From `build_transform`.
+        decoding: ``scaled`` decodes JPEG only as large as ``transform`` needs it, for 8-bit
+            networks.
     """
 
-    def __init__(self, samples: Samples, *, spec: InputSpec, transform: Transform) -> None:
+    def __init__(self, samples: Samples, *, spec: InputSpec, transform: Transform,
+                 decoding: Decoding | str = Decoding.full) -> None:
         self.ids, self.source = samples.ids, samples.source
         self.targets = torch.as_tensor(np.asarray(samples.labels))
         self.spec, self.transform = spec, transform
+        scaled = Decoding(decoding) is Decoding.scaled and spec.dtype is Dtype.uint8
+        self.at_least = transform.at_least if scaled else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         index, seed = key
-        pixels = _read(self.source, self.ids[index], self.spec.channels, self.spec.dtype)
-        shown = np.ascontiguousarray(self.transform(pixels, seed).transpose(2, 0, 1))
-        return torch.from_numpy(shown), self.targets[index], index
+        pixels = _conformed(self.source, self.ids[index], self.spec.channels, self.spec.dtype,
+                            self.at_least)
+        shown = self.transform(pixels, seed)
+        if not (shown.flags.c_contiguous and shown.flags.writeable):
+            shown = np.array(shown, order="C")
+        return torch.from_numpy(shown).permute(2, 0, 1), self.targets[index], index
 
 
-def _read(source: Any, sample_id: str, channels: int, dtype: Dtype) -> npt.NDArray[Any]:
+def _collated(items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch; images (B, C, H, W) lie in memory as they were decoded, channels last."""
+    images, targets, indices = zip(*items, strict=True)
+    stacked = torch.stack([image.permute(1, 2, 0) for image in images])
+    return stacked.permute(0, 3, 1, 2), torch.stack(targets), torch.tensor(indices)
+
+
+def _conformed(source: PictureSource, sample_id: str, channels: int, dtype: Dtype,
+               at_least: tuple[int, int] | None = None) -> npt.NDArray[Any]:
+    smaller = {} if at_least is None else {"at_least": at_least}
     try:
-        return conform(source.read(sample_id).pixels, channels=channels, dtype=dtype)
+        return conform(source.read(sample_id, **smaller).pixels, channels=channels, dtype=dtype)
     except DataError as error:
         named = str(error) if sample_id in str(error) else f"{sample_id}: {error}"
         raise LostPicture(named) from error
@@ -147,11 +173,18 @@ def _read(source: Any, sample_id: str, channels: int, dtype: Dtype) -> npt.NDArr
 
 
 class _Loader(DataLoader[Item]):
-    """Tells in one way, as torch does, that a worker died: its pipe or socket may break first."""
+    """Tells in one way, as torch does, that a worker died: its pipe or socket may break first.
+
+    Attributes:
+        ahead: How many batches a thread of this process reads ahead; 0: none.
+    """
+
+    ahead = 0
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            batches = super().__iter__()
+            yield from read_ahead(batches, self.ahead) if self.ahead else batches
         except (OSError, EOFError, RuntimeError) as error:
             text = str(error)
             broken = not isinstance(error, RuntimeError) or "ancdata" in text
@@ -162,9 +195,11 @@ class _Loader(DataLoader[Item]):
 
 def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
                  workers: int, seed: int, train: bool,
-                 sampling: Sampling | str = Sampling.shuffled,
-                 views: int = 1) -> DataLoader[Item]:
+                 sampling: Sampling | str = Sampling.shuffled, views: int = 1,
+                 decoding: Decoding | str = Decoding.full, ahead: int = 0) -> DataLoader[Item]:
     """Batches of images (B, C, H, W), targets and indices (B,) into ``samples``.
+
+    Images lie in memory with their channels last.
 
     The loader's ``sampler`` is a `SeededSampler`: call ``loader.sampler.set_epoch`` before each
     epoch. When training, the last batch is left out if it holds one picture only, where batch
@@ -182,19 +217,23 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
         sampling: The order in training.
         views: How often a batch of the training part shows each picture, augmented anew each
             time ("batch augmentation", Hoffer et al. 2019, arXiv 1901.09335).
+        decoding: See `ImageDataset`.
+        ahead: With no worker processes: how many batches a thread reads ahead; 0: none.
     """
     order = Sampling(sampling) if train else Sampling.sequential
     weights = balanced_weights(samples) if order is Sampling.balanced else None
     sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights,
                             views=views if train else 1)
-    return _Loader(
-        ImageDataset(samples, spec=spec, transform=transform),
-        batch_size=batch_size * sampler.views, sampler=sampler, num_workers=workers,
-        persistent_workers=workers > 0,
+    dataset = ImageDataset(samples, spec=spec, transform=transform, decoding=decoding)
+    loader = _Loader(
+        dataset, batch_size=batch_size * sampler.views, sampler=sampler, collate_fn=_collated,
+        num_workers=workers, persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         drop_last=(train and len(samples) > batch_size and sampler.views == 1
                    and len(samples) % batch_size == 1))
+    loader.ahead = 0 if workers else ahead
+    return loader
 
 
 def _prepare_worker(worker: int) -> None:
@@ -213,16 +252,23 @@ class PrepareBatch:
     def __init__(self, spec: InputSpec, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.low, self.high = spec.value_range
-        self.mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
-        self.std = torch.tensor(spec.std, device=self.device).view(1, -1, 1, 1)
+        mean, std = np.array(spec.mean), np.array(spec.std)
+        self.factor, self.offset = self._column(1 / std), self._column(-mean / std)
+        wide = 1 / ((self.high - self.low) * std)  # the same from the 8-bit range
+        self.factor8, self.offset8 = self._column(wide), self._column(-mean / std - self.low * wide)
+
+    def _column(self, values: npt.NDArray[np.float64]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) as float32 on the device."""
         moved = images.to(self.device, non_blocking=True)
-        unit = moved.float()
-        if moved.dtype == torch.uint8:
-            unit = ((unit - self.low) / (self.high - self.low)).clamp(0, 1)
-        return (unit - self.mean) / self.std
+        if moved.dtype != torch.uint8:
+            return (moved.float() * self.factor).add_(self.offset)
+        values = moved.float()
+        if (self.low, self.high) != (0, 255):
+            values.clamp_(self.low, self.high)
+        return values.mul_(self.factor8).add_(self.offset8)
 
 
 def measure_statistics(
@@ -249,7 +295,7 @@ def measure_statistics(
     """
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(limit, len(samples))).round())
     values = [_values(resize_image(
-        _read(samples.source, samples.ids[int(i)], channels, dtype), size,
+        _conformed(samples.source, samples.ids[int(i)], channels, dtype), size,
         resize=resize, interpolation=interpolation)) for i in chosen]
     pixels = np.concatenate(values) if values else np.empty((0, channels), np.float32)
     pixels = pixels[np.isfinite(pixels).all(axis=1)]

@@ -23,8 +23,8 @@ class PictureSource(Protocol):
     def name(self) -> str:
         """What tells this source from others, for caches."""
 
-    def read(self, sample_id: str) -> Decoded:
-        """The decoded picture."""
+    def read(self, sample_id: str, at_least: tuple[int, int] | None = None) -> Decoded:
+        """The decoded picture; `decode_image` tells what ``at_least`` allows."""
 
     def raw(self, sample_id: str) -> bytes:
         """The bytes as stored."""
@@ -44,9 +44,9 @@ class FolderSource:
         """The absolute path."""
         return str(Path(self.root).resolve())
 
-    def read(self, sample_id: str) -> Decoded:
-        """The decoded picture."""
-        return decode_image(Path(self.root, sample_id), name=sample_id)
+    def read(self, sample_id: str, at_least: tuple[int, int] | None = None) -> Decoded:
+        """The decoded picture; `decode_image` tells what ``at_least`` allows."""
+        return decode_image(f"{self.root}/{sample_id}", name=sample_id, at_least=at_least)
 
     def raw(self, sample_id: str) -> bytes:
         """The file's bytes."""
@@ -67,8 +67,8 @@ class ArraySource:
         found = Path(path).stat()
         self._time = found.st_mtime_ns
 
-    def read(self, sample_id: str) -> Decoded:
-        """The picture as (H, W, C)."""
+    def read(self, sample_id: str, at_least: tuple[int, int] | None = None) -> Decoded:
+        """The picture as (H, W, C), always whole."""
         part, number = sample_id.rsplit("/", 1)
         pixels = self._arrays[part][int(number)]
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels

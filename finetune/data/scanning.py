@@ -19,7 +19,7 @@ from finetune.data.decoding import UnreadableImage
 from finetune.data.samples import PictureSource
 from finetune.data.unions import joined
 
-__all__ = ["PictureFacts", "duplicate_groups", "scan_pictures"]
+__all__ = ["PictureFacts", "decoder_versions", "duplicate_groups", "scan_pictures"]
 
 _FORMAT = 4  # of what is stored; a new one makes old caches void
 _CACHE_FILE = "pictures.sqlite"
@@ -165,10 +165,15 @@ def _key(name: str, stamp: Stamp) -> _Key:
     return os.fsencode(name), *stamp  # file names need not be valid text
 
 
+def decoder_versions() -> str:
+    """The libraries that decide about pixels: they may change them between versions."""
+    libraries = ("pillow", "tifffile", "imagecodecs", "opencv-python-headless", "simplejpeg")
+    return " ".join(version(each) for each in libraries)
+
+
 def _edition() -> str:
-    """What the facts depend on beside the file: decoders may change pixels between versions."""
-    libraries = ("pillow", "tifffile", "imagecodecs", "opencv-python-headless")
-    return " ".join([str(_FORMAT), *(version(each) for each in libraries)])
+    """What the facts depend on beside the file."""
+    return f"{_FORMAT} {decoder_versions()}"
 
 
 @contextmanager
