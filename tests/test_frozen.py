@@ -76,14 +76,16 @@ def about(cache):
     ["freezing.policy=head_then_all", "data.transform=none", "training.epochs=4"],
     ["freezing.policy=phases", "data.transform=none",
      "freezing.phases=[{epochs:2,depths:layer3},{epochs:1,depths:layer4 head}]"],
-    ["freezing.policy=head_only", "training.cache_views=3"]], ids=lambda words: words[-1][:40])
+    ["freezing.policy=head_only", "training.cache_features=always", "training.cache_views=3"],
+    ], ids=lambda words: words[-1][:40])
 def test_training_from_cached_features_is_training_from_pictures(train, words):
     cached = train(*words)
     assert any("are cached" in text for text in train.said)
     assert {about(c)["transform"] for c in caches()} <= {"evaluation", "natural"}
-    given = [w for w in words if "cache_views" not in w]
+    given = [w for w in words if "training.cache" not in w]
+    close = 1e-2 if "training.precision=bf16" in words else 1e-5  # norms are folded in one of them
     plain = train(*given, "training.cache_features=never")
-    np.testing.assert_allclose(losses(cached), losses(plain), rtol=1e-5)
+    np.testing.assert_allclose(losses(cached), losses(plain), rtol=close)
     assert [e["trainable_depths"] for e in cached.history] == [e["trainable_depths"]
                                                                for e in plain.history]
     for name, tensor in weights(plain).items():

@@ -82,7 +82,7 @@ def _write_rows(path: Path, batches: Iterable[Tensor], pictures: int, views: int
             shape, kind, count = tuple(features.shape[1:]), features.dtype, count + len(features)
             last = features.ndim == 4 and features.is_contiguous(
                 memory_format=torch.channels_last)
-            raw = features.contiguous().view(torch.uint8).numpy().tobytes()
+            raw = features.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             digest.update(raw)
             stream.write(raw)
         stream.flush()
