@@ -44,6 +44,10 @@ Weights without a network
   weights fetch MODEL[.TAG] --to DIR   on a connected machine; on the other one model.weights=DIR
   weights verify DIR      hashes, tensors and architecture of such a folder
 
+What is kept to be quicker (cached features, packed pictures, measured arithmetic)
+  cache ls                what, how large, where
+  cache clear [KIND ...]  delete it: features, packs, arithmetic; without KIND all of it
+
 Every key with its default: python -m finetune keys
 Exit codes: 0 done, 1 failure while running, 2 bad input, 3 a check failed, 130 interrupted
 """
@@ -264,9 +268,31 @@ def _weights(words: list[str]) -> int:
     return 0
 
 
+def _cache(words: list[str]) -> int:
+    from finetune.caches import KINDS, clear_kept, list_kept
+
+    parser = _parser("cache", [])
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="ls | clear")
+    kinds.add_parser("ls", help="what is kept")
+    kinds.add_parser("clear", help="delete it").add_argument(
+        "kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
+    given = parser.parse_args(words)
+    if given.what == "clear":
+        wrong = [kind for kind in given.kinds if kind not in KINDS]
+        if wrong:
+            raise ConfigurationError(f"cache clear {wrong[0]}: there are {', '.join(KINDS)}"
+                                     f"{did_you_mean(wrong[0], KINDS)}")
+        say(f"{clear_kept(given.kinds or KINDS) / 1e6:.1f} MB deleted")
+        return 0
+    table("kept to be quicker", ["kind", "MB", "what", "where"],
+          [[k.kind, k.size / 1e6, k.what, k.path] for k in list_kept()])
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
     "evaluate": _evaluate, "report": _report, "summary": _summary, "weights": _weights,
+    "cache": _cache,
 }
 
 

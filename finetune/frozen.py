@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.assembly import Data, cache_folder
-from finetune.config import CacheFeatures, Config, HeadFitting, Sampling
+from finetune.config import CacheFeatures, Config, HeadFitting, Precision, Sampling
 from finetune.data.loading import balanced_weights
 from finetune.data.scanning import decoder_versions
 from finetune.errors import ConfigurationError
@@ -40,7 +41,7 @@ from finetune.training.features import (
 from finetune.training.head_fit import fit_head, load_head
 from finetune.training.loop import Pass
 
-__all__ = ["FrozenPart", "cache_choice", "stretch"]
+__all__ = ["FrozenPart", "cache_choice", "outlook", "stretch"]
 
 
 def stretch(plan: Callable[[list[dict[str, Any]]], EpochPlan], epoch: int, epochs: int) -> int:
@@ -78,6 +79,53 @@ def cache_choice(asked: CacheFeatures, *, epochs: int, deterministic: bool, view
                   else f"{views} views of each picture are drawn (training.cache_views)")
 
 
+def outlook(method: Method, config: Config, data: Data) -> list[str]:
+    """What would be split off and cached when, and how large it would be; nothing is computed.
+
+    Leaves the model in the mode of the last stretch.
+    """
+    lines, epoch, epochs = [], 0, config.training.epochs
+    while epoch < epochs:
+        plan, length = method.plan([{}] * epoch), stretch(method.plan, epoch, epochs)
+        if min(plan.depths):
+            last = f"-{epoch + length}" if length > 1 else ""
+            lines.append(f"epochs {epoch + 1}{last}: "
+                         + _foreseen(method, config, data, plan, length))
+        epoch += length
+    return lines
+
+
+def _foreseen(method: Method, config: Config, data: Data, plan: EpochPlan, length: int) -> str:
+    method.set_train_mode(plan)
+    solves = _solves(method, config, plan)
+    if solves:
+        method.model.eval()
+    try:
+        boundary = find_boundary(method.model, min(plan.depths), method.example)
+    except CannotCut as error:
+        return f"{error}: trained whole, nothing cached"
+    taken, why = _choice(config, length, solves)
+    views = config.training.cache_views or 1
+    size = 4 if config.training.precision is Precision.fp32 else 2
+    total = math.prod(boundary.shape) * size * len(data.part("train")) * views / 1e6
+    return (f"frozen below {boundary.module}; features of the training part "
+            + (f"cached, about {total:.1f} MB: {why}" if taken else f"not cached: {why}"))
+
+
+def _solves(method: Method, config: Config, plan: EpochPlan) -> bool:
+    """Whether the classifier is fitted at once in this epoch."""
+    top = max(group.depth for group in method.groups)
+    return config.training.head_fit is HeadFitting.exact and min(plan.depths) == top
+
+
+def _choice(config: Config, epochs: int, solves: bool) -> tuple[bool, str]:
+    training = config.training
+    return cache_choice(
+        training.cache_features, epochs=epochs, fitted=solves, views=training.cache_views,
+        deterministic=config.data.transform == "none",
+        mixes=bool(training.mixup_alpha or training.cutmix_alpha))
+
+
 @dataclass
 class FrozenPart:
     """What stands below the lowest trainable depth, for as long as that lasts.
@@ -112,7 +160,7 @@ class FrozenPart:
         self.frozen = freeze_and_hash(method.model, plan)
         method.set_train_mode(plan)
         method.set_epoch(epoch)
-        if self._solves(plan):
+        if _solves(method, self.config, plan):
             self._enter(plan, epoch, solving=True)
             return self._solution()
         if lowest != self._lowest or (lowest and self._boundary is None and epoch == 0):
@@ -133,10 +181,6 @@ class FrozenPart:
             build_suffix(self.method.model, self._boundary), _in_order(features, samples.labels),
             prepare=self._to_device, ids=samples.ids, label_spec=samples.label_spec,
             groups=samples.groups, autocast=self.method.settings.autocast)
-
-    def _solves(self, plan: EpochPlan) -> bool:
-        top = max(group.depth for group in self.method.groups)
-        return self.config.training.head_fit is HeadFitting.exact and min(plan.depths) == top
 
     def _enter(self, plan: EpochPlan, epoch: int, *, solving: bool = False) -> None:
         """Cut at the plan's lowest depth, and cache what is to be cached there."""
@@ -160,10 +204,7 @@ class FrozenPart:
     def _cache_parts(self, epochs: int, solving: bool) -> None:
         training, boundary = self.config.training, self._boundary
         assert boundary is not None
-        deterministic = self.config.data.transform == "none"
-        taken, why = cache_choice(
-            training.cache_features, epochs=epochs, fitted=solving, deterministic=deterministic,
-            views=training.cache_views, mixes=bool(training.mixup_alpha or training.cutmix_alpha))
+        taken, why = _choice(self.config, epochs, solving)
         self.say(f"frozen below {boundary.module}: features {'x'.join(map(str, boundary.shape))} "
                  f"of the training part {'are' if taken else 'are not'} cached: {why}")
         if taken or solving:  # fitted to pictures as they are, unless views are asked for

@@ -21,6 +21,7 @@ from finetune.console import say, table, warn
 from finetune.data.splits import class_counts
 from finetune.environment import depth_table
 from finetune.fastest import settle_arithmetic
+from finetune.frozen import outlook
 from finetune.method import Method, build_method, planned_pack
 from finetune.models.freezing import freeze_except
 from finetune.session import announce, choose_device
@@ -51,6 +52,8 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         method = build_method(quiet, model, data, spec, device)
         _print_depths(method, config.training.epochs)
         _print_pictures(data)
+        for line in outlook(method, quiet, data):
+            say(line)
         say(f"weights: {weights.source}; input {spec.channels} x {spec.size[0]} x {spec.size[1]}, "
             f"{spec.resize.value}, mean {_short(spec.mean)}, std {_short(spec.std)}")
         for text in [*weights.notes, planned_pack(config, data, spec)[0].reason]:

@@ -18,7 +18,7 @@ LAYERS = [
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory"},
     {"report", "assembly", "selection", "console", "interruption", "names", "weights_store",
-     "memory"},
+     "memory", "caches"},
     {"method", "environment", "fastest"},
     {"session", "frozen"},
     {"plan", "run", "inspect_models"},
