@@ -313,7 +313,7 @@ def test_a_seed_shows_the_same_part_of_a_picture_at_any_scale(preset):
 def test_whole_pictures_are_asked_for_where_the_steps_are_unknown(own_module):
     assert build_transform(f"{own_module}:one", make_spec(), train=True).at_least is None
     assert build_transform("none", make_spec(), train=True).at_least is None
-    assert build_transform("natural", make_spec(), train=False).at_least == (32, 32)
+    assert build_transform("natural", make_spec(), train=False).at_least == (64, 64)
 
 
 def shown_colours(step, pixels, count=400):

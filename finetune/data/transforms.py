@@ -36,6 +36,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the package index a
 Pixels = npt.NDArray[Any]
 Steps = list[Any]
 
+_ENOUGH_TO_SHRINK = 2.0  # from there on, decoding smaller hardly shows at the network's size
+
 
 def _resized(pixels: Pixels, spec: InputSpec, resize: Resize) -> Pixels:
     return resize_image(pixels, spec.size, resize=resize, interpolation=spec.interpolation)
@@ -195,7 +197,7 @@ def build_transform(preset: str, spec: InputSpec, *, train: bool) -> Transform:
     """
     build = _find_preset(preset)
     if not train:
-        return Transform(spec, preset, enough=1.0)
+        return Transform(spec, preset, enough=_ENOUGH_TO_SHRINK)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         try:
