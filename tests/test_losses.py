@@ -4,8 +4,15 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
+from finetune.models.heads import ProbeAndProjection
 from finetune.specs import LabelKind, LabelSpec
-from finetune.training.losses import build_loss, build_mix, class_weights
+from finetune.training.losses import (
+    ContrastiveLoss,
+    build_loss,
+    build_mix,
+    class_weights,
+    nt_xent,
+)
 
 SINGLE = LabelSpec(LabelKind.single, ("a", "b", "c"))
 MULTI = LabelSpec(LabelKind.multi, ("a", "b"))
@@ -67,3 +74,44 @@ def test_mixing_with_unknown_is_unknown():
     targets = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
     _, mixed = build_mix(MULTI, mixup_alpha=1.0)(torch.rand(2, 3, 8, 8), targets)
     assert mixed[:, 1].isnan().all() and not mixed[:, 0].isnan().any()
+
+
+# ---- contrastive
+
+def test_nt_xent_is_the_papers_formula():
+    """Chen et al. 2020, equation 1, written as it stands there."""
+    torch.manual_seed(0)
+    projections, temperature = torch.randn(6, 4, dtype=torch.float64), 0.3
+    unit = projections / projections.norm(dim=1, keepdim=True)
+    terms = []
+    for i in range(6):
+        partner = i + 1 if i % 2 == 0 else i - 1
+        powers = [torch.exp(unit[i] @ unit[k] / temperature) for k in range(6)]
+        others = sum(p for k, p in enumerate(powers) if k != i)
+        terms.append(-torch.log(powers[partner] / others))
+    torch.testing.assert_close(nt_xent(projections, temperature), torch.stack(terms).mean())
+
+
+def test_nt_xent_is_least_where_views_agree_and_pictures_differ():
+    good = torch.eye(4).repeat_interleave(2, 0)
+    assert nt_xent(good, 0.1) < 0.01 < nt_xent(good.roll(1, 0), 0.1)
+
+
+def test_labels_reach_the_classifier_and_never_the_features():
+    torch.manual_seed(0)
+    body, head = nn.Linear(3, 5), ProbeAndProjection(nn.Linear(5, 3), 5)
+    loss = ContrastiveLoss(build_loss(SINGLE), output_width=3, temperature=0.5)
+    images, targets = torch.randn(8, 3), torch.tensor([0, 0, 1, 1, 2, 2, 0, 0])
+
+    def gradients(targets):
+        for parameter in [*body.parameters(), *head.parameters()]:
+            parameter.grad = None
+        loss(head(body(images)), targets).backward()
+        return body.weight.grad.clone(), head.classifier.weight.grad.clone()
+
+    features, classifier = gradients(targets)
+    same, other = gradients(targets.flip(0))
+    assert torch.equal(features, same) and features.any()
+    assert not torch.allclose(classifier, other)
+    head.eval()
+    assert head(body(images)).shape == (8, 3)
