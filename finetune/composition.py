@@ -24,7 +24,7 @@ from finetune.errors import ConfigurationError, did_you_mean
 from finetune.models.architectures import ARCHITECTURES
 from finetune.ranges import contradictions
 from finetune.recipes import Recipe, find_recipe, flatten
-from finetune.rehearsal import half_rehearsal, replacements
+from finetune.rehearsal import fits_only_the_head, half_rehearsal, replacements
 from finetune.values import (
     get_value,
     is_section,
@@ -84,7 +84,7 @@ def compose(words: Sequence[str], *,
     wrong = {k: told for k, text in typed.items() if (told := word_problem(k, text))}
     given = {k: _read(k, text) for k, text in typed.items() if k not in wrong}
     config, replaced = _rehearsed(recipe, values, given)
-    notes = _bring_network(config, values, given, problems)
+    notes = [*_bring_network(config, values, given, problems), *_one_epoch(config, given)]
     problems += [*wrong.values(), *(half_rehearsal(typed) if replaced is not None else ())]
     if not problems:
         problems += contradictions(config)
@@ -123,6 +123,15 @@ def _bring_network(config: Config, values: Mapping[str, Any], given: Mapping[str
     config.model.name = brought
     return [f"model.weights={weights} brings its own network: model.name={brought} instead of the "
             f"recipe's {name}"] if "model.name" in values else []
+
+
+def _one_epoch(config: Config, given: Mapping[str, Any]) -> list[str]:
+    """One epoch for a classifier that is fitted at once and alone; tells so if more were typed."""
+    if not fits_only_the_head(config):
+        return []
+    config.training.epochs = 1
+    return [f"training.head_fit=exact is done after one epoch: training.epochs=1 instead of "
+            f"{given['training.epochs']}"] if given.get("training.epochs", 1) != 1 else []
 
 
 def _repeated(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from finetune.training.arithmetic import Arithmetic, candidates, measure_arithme
 
 __all__ = ["settle_arithmetic"]
 
-SHORT = 20.0  # seconds of training below which measuring isn't worth its time
-STEP = 0.25  # seconds that a measured step may take in float32
+SHORT = 5.0  # seconds of training below which measuring isn't worth its time
+STEP = 0.1  # seconds that a measured step may take in float32
 ADVANTAGE = 1.05  # float32 gives way only to what is faster by this factor
 
 
@@ -60,7 +60,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
 def _measured(model: nn.Module, spec: InputSpec, device: torch.device, among: list[Arithmetic],
               key: str, pace: float, config: Config, say: Callable[[str], object]) -> Arithmetic:
     size = max(2, min(config.data.batch_size, int(STEP / pace)))
-    times = measure_arithmetic(model, _noise(spec, size, device), among)
+    times = measure_arithmetic(model, _noise(spec, size, device), among, rounds=2)
     best = min(times, key=lambda each: times[each] * (ADVANTAGE if each != among[0] else 1.0))
     told = ", ".join(f"{a.precision} {a.memory_format} {times[among[0]] / t:.2f}"
                      for a, t in times.items())

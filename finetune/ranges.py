@@ -113,9 +113,6 @@ def _head_problems(config: Config) -> list[str]:
     if exact and policy not in (FreezingPolicy.head_only, FreezingPolicy.head_then_all):
         found.append(f"training.head_fit=exact does nothing with freezing.policy={policy}: use "
                      "head_only or head_then_all")
-    if exact and policy is FreezingPolicy.head_only and training.epochs != 1:
-        found.append(f"training.head_fit=exact is done after one epoch: training.epochs=1, not "
-                     f"{training.epochs}, with freezing.policy=head_only")
     if exact and (training.mixup_alpha or training.cutmix_alpha) and \
             policy is FreezingPolicy.head_only:
         found.append("training.head_fit=exact fits pictures as they are: no mixup, no cutmix")

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune.config import Config
+from finetune.config import Config, FreezingPolicy, HeadFitting
 from finetune.models.architectures import ARCHITECTURES
 from finetune.values import get_value
 
-__all__ = ["REHEARSAL", "half_rehearsal", "replacements"]
+__all__ = ["REHEARSAL", "fits_only_the_head", "half_rehearsal", "replacements"]
 
 # Data, model name and weights, picture and batch size, epochs.
 REHEARSAL = {"model.name": ARCHITECTURES["bundled"], "model.weights": "bundled",
@@ -30,8 +30,16 @@ def replacements(config: Config, recipe: Mapping[str, Any],
     schema = Config()
     own_data = {key: get_value(schema, key) for key in recipe if key in SOURCES}
     wanted = own_data | REHEARSAL | _network(recipe, typed)
+    if fits_only_the_head(config):
+        del wanted["training.epochs"]
     return {key: (get_value(config, key), value) for key, value in wanted.items()
             if key not in typed}
+
+
+def fits_only_the_head(config: Config) -> bool:
+    """Whether the training is one exact fit of the classifier."""
+    return (config.training.head_fit is HeadFitting.exact
+            and config.freezing.policy is FreezingPolicy.head_only)
 
 
 def _network(recipe: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -223,8 +223,6 @@ def test_an_exact_head_without_a_cache_is_the_same(train):
 
 @pytest.mark.parametrize(("words", "told"), [
     (["training.head_fit=exact"], "does nothing with freezing.policy=none"),
-    (["training.head_fit=exact", "freezing.policy=head_only", "training.epochs=5"],
-     "training.epochs=1, not 5"),
     ([*EXACT, "model.head=mlp"], "model.head=linear, not mlp"),
     ([*EXACT, "training.mixup_alpha=0.2"], "no mixup"),
     (["training.cache_views=2", "data.transform=none"], "data.transform=none has none"),
@@ -236,6 +234,15 @@ def test_an_exact_head_without_a_cache_is_the_same(train):
 def test_what_contradicts_itself_is_refused(pictures, words, told):
     with pytest.raises(ConfigurationError, match=told):
         compose([f"data.root={pictures}", *words])
+
+
+def test_a_classifier_that_is_fitted_alone_takes_one_epoch(pictures):
+    composed = compose([f"data.root={pictures}", *EXACT[:2], "training.epochs=5"])
+    assert composed.config.training.epochs == 1 and "one epoch" in composed.notes[0]
+    assert compose([f"data.root={pictures}", *EXACT]).notes == ()
+    rehearsal = compose(["recipe=linear_probe"])
+    assert rehearsal.config.training.epochs == 1 and rehearsal.notes == ()
+    assert "training.epochs" not in rehearsal.replaced
 
 
 def test_nothing_is_written_beside_the_cache_folder(train, tmp_path):
