@@ -38,7 +38,7 @@ def test_precedence_is_schema_recipe_rehearsal_command_line():
     medical = compose(["recipe=medical", "data.root=r"]).config
     assert medical.data.resize is Resize.pad and medical.model.name == "resnet50.a1_in1k"
     rehearsal = compose(["recipe=medical"])
-    assert rehearsal.config.model.name == "resnet17_wide"
+    assert rehearsal.config.model.name == "resnet12_wide"
     assert rehearsal.config.model.weights == "bundled" and rehearsal.config.data.image_size == 32
     assert rehearsal.config.freezing.policy is FreezingPolicy.head_then_all
     typed = compose(["recipe=medical", "model.name=resnet18", "training.epochs=2",
@@ -51,14 +51,14 @@ def test_a_rehearsal_takes_another_network_or_start_when_asked():
     assert (other.config.model.name, other.config.model.weights) == ("resnet10t", None)
     assert other.replaced["model.weights"] == ("pretrained", None)
     random = compose(["recipe=medical", "model.weights=null"]).config.model
-    assert (random.name, random.weights) == ("resnet17_wide", None)
+    assert (random.name, random.weights) == ("resnet12_wide", None)
     assert compose(["recipe=pretrain_small"]).config.model.weights is None
 
 
 def test_a_rehearsal_lists_what_it_replaced_and_nothing_else():
     composed = compose(["recipe=medical", "training.epochs=2"])
     assert composed.replaced == {
-        "model.name": ("resnet50.a1_in1k", "resnet17_wide"),
+        "model.name": ("resnet50.a1_in1k", "resnet12_wide"),
         "model.weights": ("pretrained", "bundled"), "data.image_size": (None, 32),
         "data.batch_size": (32, 8)}
     assert compose(["recipe=medical", "data.root=r"]).replaced is None

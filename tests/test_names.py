@@ -20,7 +20,7 @@ def test_all_wrong_names_are_told_before_a_picture_is_read():
 
 def test_right_names_pass():
     composed = compose(["recipe=medical"], check_names=name_problems)
-    assert composed.config.model.name == "resnet17_wide"
+    assert composed.config.model.name == "resnet12_wide"
 
 
 @pytest.mark.parametrize("weights", ["", "nowhere", "./a.pth"])

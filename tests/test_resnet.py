@@ -197,7 +197,7 @@ def test_timms_own_entries_are_untouched():
     assert set(OUR_NETWORKS) <= set(timm.list_models(module="registration"))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet32_b", "plain20", "resnet17_wide",
+@pytest.mark.parametrize("name", ["resnet20", "resnet32_b", "plain20", "resnet12_wide",
                                   "paper_resnet18", "paper_resnet50", "paper_plain18"])
 def test_our_networks_work_as_timms_own(name):
     model, _ = build_model(name, num_classes=7, in_channels=4, drop_rate=0.1, drop_path_rate=0.1,

@@ -411,7 +411,7 @@ def test_a_cut_safetensors_file_is_refused(tmp_path, given):
 
 
 @pytest.mark.parametrize(("weights", "expected"), [
-    ("bundled", "model.name=resnet17_wide"), ("packaged", "model.name=tf_efficientnet_lite0"),
+    ("bundled", "model.name=resnet12_wide"), ("packaged", "model.name=tf_efficientnet_lite0"),
     ("r161_in2k", "did you mean 'r160_in1k'"),
     ("none", "is no timm tag and no file"), ("nowhere/weights.pth", "no folder nowhere"),
 ])

@@ -2,4 +2,4 @@
 
 __all__ = ["ARCHITECTURES"]
 
-ARCHITECTURES = {"bundled": "resnet17_wide", "packaged": "tf_efficientnet_lite0"}
+ARCHITECTURES = {"bundled": "resnet12_wide", "packaged": "tf_efficientnet_lite0"}

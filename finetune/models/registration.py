@@ -12,7 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from finetune.models.architectures import ARCHITECTURES
-from finetune.models.resnet import CIFAR, IMAGENET, Bottleneck, ResNet, build_resnet
+from finetune.models.resnet import CIFAR, IMAGENET, BasicBlock, ResNet, build_resnet
 
 __all__ = ["BUNDLED", "OUR_NETWORKS"]
 
@@ -36,10 +36,10 @@ def _cifar() -> dict[str, Any]:
             "first_conv": "conv1", "classifier": "fc"}
 
 
-def _resnet17_wide(**options: Any) -> ResNet:
-    """One, two and two bottlenecks of 32, 64 and 128 channels: 512 features at little cost."""
+def _resnet12_wide(**options: Any) -> ResNet:
+    """Two, two and one basic blocks of 32, 64 and 448 channels: many features at little cost."""
     given: dict[str, Any] = {"num_classes": 10, "stem": "small"} | options
-    return ResNet(Bottleneck, (1, 2, 2), (32, 64, 128), **given)
+    return ResNet(BasicBlock, (2, 2, 1), (32, 64, 448), **given)
 
 
 def _networks() -> dict[str, tuple[Callable[..., ResNet], dict[str, Any]]]:
@@ -54,7 +54,7 @@ def _networks() -> dict[str, tuple[Callable[..., ResNet], dict[str, Any]]]:
     for layers in (18, 34):
         found[f"paper_plain{layers}"] = _of(layers, plain=True), {"": _imagenet()}
     bundled = _cifar() | {"license": "apache-2.0"}
-    return found | {BUNDLED: (_resnet17_wide, {"": bundled})}
+    return found | {BUNDLED: (_resnet12_wide, {"": bundled})}
 
 
 def _of(layers: int, **fixed: Any) -> Callable[..., ResNet]:
