@@ -9,12 +9,11 @@ from enum import StrEnum
 
 from finetune.specs import Resize
 
-__all__ = [
-    "ClassWeights", "Config", "DataConfig", "DataFormat", "Device", "Duplicates", "FreezingConfig",
-    "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase",
-    "Precision", "Sampling", "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig",
-    "TrackingMode", "TrainingConfig", "Unreadable", "text_fields",
-]
+__all__ = ["CacheFeatures", "ClassWeights", "Config", "DataConfig", "DataFormat", "Device",
+           "Duplicates", "FreezingConfig", "FreezingPolicy", "Head", "Loss", "MemoryFormat",
+           "ModelConfig", "NormStatistics", "OptimizerConfig", "Phase", "Precision", "Sampling",
+           "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig", "TrackingMode",
+           "TrainingConfig", "Unreadable", "text_fields"]
 
 
 class DataFormat(StrEnum):
@@ -99,6 +98,21 @@ class Loss(StrEnum):
     contrastive = "contrastive"
 
 
+class CacheFeatures(StrEnum):
+    """Whether what the frozen part answers is kept."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class HeadFitting(StrEnum):
+    """How a classifier is trained while nothing else is."""
+
+    sgd = "sgd"
+    exact = "exact"
+
+
 class ClassWeights(StrEnum):
     """Weights of classes in the loss."""
 
@@ -109,6 +123,7 @@ class ClassWeights(StrEnum):
 class Precision(StrEnum):
     """Arithmetic of the forward pass."""
 
+    auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
     bf16_mixed = "bf16_mixed"
@@ -117,6 +132,7 @@ class Precision(StrEnum):
 class MemoryFormat(StrEnum):
     """Order of a picture's numbers in memory."""
 
+    auto = "auto"
     contiguous = "contiguous"
     channels_last = "channels_last"
 
@@ -155,7 +171,7 @@ class DataConfig:
     channels: int | None = None  # 1 up; unset: the pictures' own
     image_size: int | None = None  # pixels, 16 up; unset: the model's own
     resize: Resize = Resize.squash
-    transform: str = "natural"  # natural, strong, xray, histology, aerial, none, or package.module:function
+    transform: str = "natural"  # natural, strong, xray, histology, aerial, none, or module:function
     batch_size: int = 32  # pictures, 2 up
     views: int = 1  # how often a batch shows each picture, augmented anew each time; 1..16
     workers: int | None = None  # processes, 0 up; unset: from the number of cores
@@ -230,9 +246,13 @@ class TrainingConfig:
     """The loop."""
 
     epochs: int = 10  # 1 up
-    precision: Precision = Precision.fp32  # bf16_mixed: depthwise convolutions stay in fp32
-    memory_format: MemoryFormat = MemoryFormat.channels_last
+    precision: Precision = Precision.auto  # auto: measured; bf16_mixed: depthwise ones in fp32
+    memory_format: MemoryFormat = MemoryFormat.auto  # auto: measured, or channels_last
     loss: Loss = Loss.labels  # contrastive: SimCLR's, the labels only teach a classifier beside it
+    head_fit: HeadFitting = HeadFitting.sgd  # exact: classifier alone, by L-BFGS, in one epoch
+    cache_features: CacheFeatures = CacheFeatures.auto  # always: also where one epoch reads them
+    cache_views: int | None = None  # so many augmented views are cached, 1 up; unset: none
+    cache_limit: float = 20.0  # GB that all cached features may take; above 0
     temperature: float = 0.3  # contrastive: of the similarities; above 0, at most 10
     select_metric: str | None = None  # unset: balanced_accuracy, multi-label: average_precision
     patience_fraction: float | None = None  # stop after this share of epochs without gain; 0..1

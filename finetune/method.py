@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune.assembly import Data, phase_plans, updates_norms
-from finetune.config import ClassWeights, Config, Loss
+from finetune.config import ClassWeights, Config, FreezingPolicy, HeadFitting, Loss
 from finetune.data.loading import PrepareBatch, build_loader
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, FinetuneError
@@ -29,6 +30,7 @@ from finetune.models.freezing import (
     train_mode,
 )
 from finetune.models.parameters import ParameterGroup, split_parameter_groups
+from finetune.models.prefix import folded_copy
 from finetune.names import check_optimizer_name
 from finetune.specs import InputSpec, LabelKind, LabelSpec
 from finetune.training.arithmetic import Arithmetic
@@ -36,8 +38,8 @@ from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
 from finetune.training.schedules import Course, ScheduleSettings
 
-__all__ = ["Method", "arithmetic", "build_method", "build_plan", "freeze_and_hash", "last_opening",
-           "predict_part", "select_metric", "validate"]
+__all__ = ["Method", "arithmetic", "build_method", "build_part_loader", "build_plan",
+           "freeze_and_hash", "last_opening", "predict_part", "select_metric", "validate"]
 
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
@@ -56,6 +58,10 @@ class Method:
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
     plan: Callable[[list[dict[str, Any]]], EpochPlan]
     settings: TrainingSettings
+    class_weights: Tensor | None
+    device: torch.device
+    lay_out: Callable[[Tensor], Tensor]
+    example: Tensor  # (2, C, H, W): noise, to watch a pass with
 
     @property
     def chosen_model(self) -> nn.Module:
@@ -91,12 +97,19 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
     return Method(
         model=model, average=_average(model, training.ema_decay),
         loaders=_loaders(config, data, spec), groups=groups,
-        optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr),
+        optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr, device),
         criterion=_criterion(config, labels, weights),
         prepare=_prepare(config, spec, device),
         mix=build_mix(labels, mixup_alpha=training.mixup_alpha,
                       cutmix_alpha=training.cutmix_alpha),
-        plan=build_plan(config, model), settings=_settings(config, device))
+        plan=build_plan(config, model), settings=_settings(config, device),
+        class_weights=weights, device=device, lay_out=arithmetic(config).lay_out,
+        example=_example(spec, device))
+
+
+def _example(spec: InputSpec, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, spec.channels, *spec.size, generator=generator).to(device)
 
 
 def _criterion(config: Config, labels: LabelSpec, weights: Tensor | None) -> nn.Module:
@@ -120,7 +133,13 @@ def build_plan(config: Config, model: nn.Module) -> Callable[[list[dict[str, Any
     return functools.partial(
         freezing_plan, config.freezing.policy.value, depth_count=len(names),
         epochs=config.training.epochs, below=below, phases=phases,
-        frozen_fraction=config.freezing.frozen_fraction, update_norms=updates_norms(config))
+        frozen_fraction=_frozen_fraction(config), update_norms=updates_norms(config))
+
+
+def _frozen_fraction(config: Config) -> float:
+    """A classifier that is fitted exactly needs one epoch alone, not a share of them."""
+    return 0.0 if (config.training.head_fit is HeadFitting.exact and config.freezing.policy
+                   is FreezingPolicy.head_then_all) else config.freezing.frozen_fraction
 
 
 def last_opening(plan: Callable[[list[dict[str, Any]]], EpochPlan], epochs: int) -> int:
@@ -138,13 +157,19 @@ def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
     return average
 
 
-def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
+_FUSED = {"adam", "adamw", "sgd", "momentum", "nesterov"}  # torch's own, one kernel for all
+
+
+def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float,
+                     device: torch.device) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
     check_optimizer_name(name)
+    fused = {"fused": True} if name in _FUSED and device.type in ("cpu", "cuda") else {}
     try:
         made: torch.optim.Optimizer = create_optimizer_v2(
-            [g.as_torch() for g in groups], opt=name, lr=lr, weight_decay=0.0)
+            [g.as_torch() for g in groups], opt=name, lr=lr, weight_decay=0.0,
+            **fused)
     except (AssertionError, ImportError) as error:  # some want CUDA or a package of their own
         raise ConfigurationError(f"optimizer.name={name} can't be used here: {error}") from error
     if getattr(made, "is_second_order", False):
@@ -154,15 +179,25 @@ def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float) -> torc
 
 
 def _loaders(config: Config, data: Data, spec: InputSpec) -> dict[str, DataLoader[Any]]:
+    return {part: build_part_loader(config, data, spec, part, in_order=part != "train")
+            for part in data.parts}
+
+
+def build_part_loader(config: Config, data: Data, spec: InputSpec, part: str, *,
+                      in_order: bool, augmented: bool | None = None) -> DataLoader[Any]:
+    """Batches of a part: the training part augmented, the others as they are, unless told.
+
+    ``in_order``: each picture once, as the ids are ordered; else as the training goes.
+    """
+    shown = part == "train" if augmented is None else augmented
     settings = config.data
     cores = os.cpu_count() or 1
     workers = min(8, max(0, cores - 2)) if settings.workers is None else settings.workers
-    return {part: build_loader(
+    return build_loader(
         data.part(part), spec=spec, batch_size=settings.batch_size, workers=workers,
-        transform=build_transform(settings.transform, spec, train=part == "train"),
-        seed=config.seed, train=part == "train", sampling=settings.sampling.value,
+        transform=build_transform(settings.transform, spec, train=shown),
+        seed=config.seed, train=not in_order, sampling=settings.sampling.value,
         views=settings.views)
-        for part in data.parts}
 
 
 def _settings(config: Config, device: torch.device) -> TrainingSettings:
@@ -212,24 +247,31 @@ def freeze_and_hash(model: nn.Module, plan: EpochPlan) -> str:
     return frozen_hash(model, plan.depths)
 
 
-def predict_part(method: Method, data: Data, part: str, *,
+def predict_part(method: Method, data: Data, part: str, *, final: bool,
                  watched: Watched = lambda batches, where: batches) -> Predictions:
-    """Logits of the chosen model for every picture of a part; ``watched`` may stop it."""
+    """Logits of the chosen model for every picture of a part; ``watched`` may stop it.
+
+    Its batch norms are folded. A ``final`` measurement computes in float32, another one in the
+    arithmetic of the training.
+    """
     samples = data.part(part)
     return collect_predictions(
-        method.chosen_model, watched(method.loaders[part], f"while {part} was measured"),
+        folded_copy(method.chosen_model, method.example),
+        watched(method.loaders[part], f"while {part} was measured"),
         prepare=method.prepare, ids=samples.ids,
-        label_spec=samples.label_spec, groups=samples.groups, autocast=method.settings.autocast)
+        label_spec=samples.label_spec, groups=samples.groups,
+        autocast=nullcontext if final else method.settings.autocast)
 
 
 def validate(method: Method, data: Data, *,
-             watched: Watched = lambda batches, where: batches) -> Mapping[str, Any]:
-    """Scalar metrics on val.
+             watched: Watched = lambda batches, where: batches,
+             cached: Callable[[], Predictions | None] = lambda: None) -> Mapping[str, Any]:
+    """Scalar metrics on val, of the answers that ``cached`` gives, if it has them.
 
     Raises:
         FinetuneError: The training diverged: a logit is NaN or infinite.
     """
-    predictions = predict_part(method, data, "val", watched=watched)
+    predictions = cached() or predict_part(method, data, "val", final=False, watched=watched)
     if not np.isfinite(predictions.logits).all():
         raise FinetuneError("the network answers NaN or infinity on validation: the training "
                             "diverged. The last checkpoint is whole. Try a lower optimizer.lr.")

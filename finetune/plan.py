@@ -20,6 +20,7 @@ from finetune.config import Config
 from finetune.console import say, table, warn
 from finetune.data.splits import class_counts
 from finetune.environment import depth_table
+from finetune.fastest import settle_arithmetic
 from finetune.method import Method, build_method
 from finetune.models.freezing import freeze_except
 from finetune.session import announce, choose_device
@@ -45,7 +46,9 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         check_forward(config, model, spec, len(names))
         device = choose_device(config.device.value)
         quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
-        method = build_method(quiet, model.to(device), data, spec, device)
+        quiet = settle_arithmetic(quiet, model.to(device), spec, device=device, say=say,
+                                  pictures=len(data.part("train")))
+        method = build_method(quiet, model, data, spec, device)
         _print_depths(method, config.training.epochs)
         _print_pictures(data)
         say(f"weights: {weights.source}; input {spec.channels} x {spec.size[0]} x {spec.size[1]}, "
@@ -123,7 +126,9 @@ def _estimate(method: Method, config: Config) -> float:
 def _time_batch(method: Method, batch: Any) -> float:
     started = time.perf_counter()
     targets = batch[1].to(next(method.model.parameters()).device)
-    loss = method.criterion(method.model(method.prepare(batch[0])).float(), targets)
+    with method.settings.autocast():
+        logits = method.model(method.prepare(batch[0]))
+    loss = method.criterion(logits.float(), targets)
     loss.backward()
     method.model.zero_grad(set_to_none=True)
     return time.perf_counter() - started

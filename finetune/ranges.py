@@ -3,7 +3,16 @@
 import math
 from typing import Any
 
-from finetune.config import Config, DataFormat, Duplicates, FreezingPolicy, Loss
+from finetune.config import (
+    CacheFeatures,
+    Config,
+    DataFormat,
+    Duplicates,
+    FreezingPolicy,
+    Head,
+    HeadFitting,
+    Loss,
+)
 
 __all__ = ["contradictions", "range_problem"]
 
@@ -29,6 +38,8 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "schedule.step_count": (1, True, 1000, True),
     "schedule.step_factor": (0, False, 1, True),
     "training.epochs": (1, True, 100_000, True),
+    "training.cache_views": (1, True, 1000, True),
+    "training.cache_limit": (0, False, 1e6, True),
     "training.temperature": (0, False, 10, True),
     "training.patience_fraction": (0, False, 1, True),
     "training.label_smoothing": (0, True, 1, False),
@@ -88,7 +99,31 @@ def contradictions(config: Config) -> list[str]:
         found.append('data.duplicates=allow needs data.waiver="REASON", which the report prints')
     if data.waiver is not None and data.duplicates is not Duplicates.allow:
         found.append("data.waiver does nothing without data.duplicates=allow")
-    return found + _contrastive_problems(config)
+    return found + _head_problems(config) + _contrastive_problems(config)
+
+
+def _head_problems(config: Config) -> list[str]:
+    """What an exact fit of the classifier needs, and what caching augmented views does."""
+    found, training, policy = [], config.training, config.freezing.policy
+    exact = training.head_fit is HeadFitting.exact
+    if exact and policy not in (FreezingPolicy.head_only, FreezingPolicy.head_then_all):
+        found.append(f"training.head_fit=exact does nothing with freezing.policy={policy}: use "
+                     "head_only or head_then_all")
+    if exact and policy is FreezingPolicy.head_only and training.epochs != 1:
+        found.append(f"training.head_fit=exact is done after one epoch: training.epochs=1, not "
+                     f"{training.epochs}, with freezing.policy=head_only")
+    if exact and (training.mixup_alpha or training.cutmix_alpha) and \
+            policy is FreezingPolicy.head_only:
+        found.append("training.head_fit=exact fits pictures as they are: no mixup, no cutmix")
+    if exact and config.model.head is not Head.linear:
+        found.append(f"training.head_fit=exact fits model.head=linear, not {config.model.head}")
+    if training.cache_views is not None and config.data.transform == "none":
+        found.append("training.cache_views draws augmented views; data.transform=none has none")
+    if training.cache_features is CacheFeatures.always and config.data.transform != "none" \
+            and training.cache_views is None:
+        found.append("training.cache_features=always can't cache what the transform changes in "
+                     "every epoch: data.transform=none, or training.cache_views=K draws K views")
+    return found
 
 
 def _contrastive_problems(config: Config) -> list[str]:

@@ -31,12 +31,13 @@ from finetune.environment import (
 from finetune.errors import CheckError, DataError, InputError
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
+from finetune.fastest import settle_arithmetic
 from finetune.files import write_json
+from finetune.frozen import FrozenPart
 from finetune.interruption import Interruption, interruption
 from finetune.method import (
     Method,
     build_method,
-    freeze_and_hash,
     last_opening,
     predict_part,
     select_metric,
@@ -98,6 +99,9 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         check_forward(config, model, spec, len(spec_labels.class_names))
         model.to(device)
 
+        config = settle_arithmetic(config, model, spec, pictures=len(data.part("train")),
+                                   device=device, say=say)
+
         # Method: depths decide what trains when, and how fast.
         method = build_method(config, model, data, spec, device)
         if before is None:
@@ -122,20 +126,20 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         say(f"run {run.path}")
 
         # Training: everything but the arithmetic of an epoch is the body of this loop.
-        hashes: list[str] = []
-        measure = functools.partial(validate, method, data, watched=signals.watched)
+        frozen = FrozenPart(method, config, data, spec, say=say, watched=signals.watched,
+                            own=str(run.path))
+        measure = functools.partial(validate, method, data, watched=signals.watched,
+                                    cached=frozen.predict_val)
         signals.patient = True
         with EpochLine(config.training.epochs) as line, session.failing_tracker(tracker):
             epochs = train(
-                model, method.loaders["train"], optimizer=method.optimizer,
-                criterion=method.criterion, prepare=method.prepare, plan=method.plan,
-                freeze=lambda plan: hashes.append(freeze_and_hash(model, plan)),
-                set_train_mode=method.set_train_mode, evaluate=measure, settings=method.settings,
-                state=state, set_epoch=method.set_epoch, mix=method.mix,
-                after_step=functools.partial(method.update_average, state), stop=signals.requested,
-                progress=line.batch, name_samples=functools.partial(session.names_of, data))
+                model, optimizer=method.optimizer, criterion=method.criterion, plan=method.plan,
+                begin=frozen.begin, evaluate=measure, settings=method.settings, state=state,
+                mix=method.mix, after_step=functools.partial(method.update_average, state),
+                stop=signals.requested, progress=line.batch,
+                name_samples=functools.partial(session.names_of, data))
             for result in (() if exhausted(state.history) else epochs):
-                if frozen_hash(model, result.trainable_depths) != hashes.pop():
+                if frozen_hash(model, result.trainable_depths) != frozen.frozen:
                     raise CheckError(f"a frozen parameter or buffer moved in epoch {result.epoch}")
                 chosen = best_epoch(state.history, metric) == len(state.history) - 1
                 state.history[-1]["selected"] = chosen
@@ -178,7 +182,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     metrics: dict[str, Any] = {}
     answers: dict[str, Predictions] = {}
     for part in [p for p in data.parts if p != "train"]:
-        predictions = predict_part(method, data, part, watched=signals.watched)
+        predictions = predict_part(method, data, part, final=True, watched=signals.watched)
         predictions.save(run.predictions_path(part))
         metrics[part] = compute_metrics(predictions)
         answers[part] = predictions
@@ -250,7 +254,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     chosen = part or ("test" if "test" in data.parts else "val")
     if chosen not in data.parts:
         raise InputError(f"this run has no {chosen} part; it has {', '.join(data.parts)}")
-    predictions = predict_part(method, data, chosen)
+    predictions = predict_part(method, data, chosen, final=True)
     session.print_result({chosen: compute_metrics(predictions)}, has_test="test" in data.parts)
     session.compare_with_stored(run.predictions_path(chosen), predictions)
     return predictions

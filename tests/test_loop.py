@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from finetune.errors import FinetuneError, Interrupted
-from finetune.training.loop import LoopState, TrainingSettings, set_rates, train
+from finetune.training.loop import LoopState, Pass, TrainingSettings, set_rates, train
 from finetune.training.schedules import Course, ScheduleSettings
 
 CONSTANT = ScheduleSettings(Course.constant, warmup_fraction=0.0)
@@ -41,11 +41,11 @@ def run(model, loader=None, *, optimizer=None, plan=lambda h: plan_of({0, 1}), s
     settings = {k: options.pop(k) for k in ("epochs", "accumulation_steps", "max_grad_norm",
                                             "schedule", "seed") if k in options}
     settings = {"epochs": 2, "seed": 0, "lr": 0.1, "schedule": CONSTANT} | settings
-    return train(model, loader or batches(), optimizer=optimizer or optimizer_of(model),
-                 criterion=criterion or nn.CrossEntropyLoss(), prepare=lambda x: x, plan=plan,
-                 freeze=lambda p: None, set_train_mode=lambda p: model.train(), evaluate=evaluate,
-                 settings=TrainingSettings(**settings), state=state or LoopState(),
-                 set_epoch=lambda e: None, **options)
+    way = Pass(loader or batches(), model, lambda x: x)
+    return train(model, optimizer=optimizer or optimizer_of(model),
+                 criterion=criterion or nn.CrossEntropyLoss(), plan=plan,
+                 begin=lambda plan, epoch: model.train() and way, evaluate=evaluate,
+                 settings=TrainingSettings(**settings), state=state or LoopState(), **options)
 
 
 def test_the_loop_equals_a_plain_torch_loop():

@@ -188,8 +188,9 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
     sampler = SeededSampler(len(samples), seed=seed, sampling=order, weights=weights,
                             views=views if train else 1)
     return _Loader(
-        ImageDataset(samples, spec=spec, transform=transform), batch_size=batch_size * sampler.views,
-        sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+        ImageDataset(samples, spec=spec, transform=transform),
+        batch_size=batch_size * sampler.views, sampler=sampler, num_workers=workers,
+        persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         drop_last=(train and len(samples) > batch_size and sampler.views == 1

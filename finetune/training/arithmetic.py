@@ -1,12 +1,14 @@
-"""In which number type and memory layout a network computes.
+"""In which number type and memory layout a network computes, fixed or chosen by measuring.
 
 Weights, gradients, optimizer and norms' statistics are float32 always; ``bf16`` is torch's autocast
 around the forward pass. On CPUs with bf16 instructions, dense convolutions gain from it, depthwise
 ones may lose: ``bf16_mixed`` keeps these in float32.
 """
 
+import copy
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Arithmetic"]
+__all__ = ["Arithmetic", "candidates", "measure_arithmetic"]
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -40,7 +42,7 @@ class Arithmetic:
     def apply(self, model: nn.Module) -> nn.Module:
         """Bring a network into this layout, in place; names, values and shapes stay."""
         keep_depthwise_in_float32(model, self.precision == "bf16_mixed")
-        return model.to(memory_format=_FORMATS[self.memory_format])  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=_FORMATS[self.memory_format])
 
     def lay_out(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in this layout."""
@@ -58,7 +60,7 @@ class _Float32:
 
 
 @functools.cache
-def _in_float32(kind: type) -> type:
+def _in_float32(kind: Any) -> Any:
     return type(kind.__name__, (_Float32, kind), {"__module__": kind.__module__})
 
 
@@ -69,6 +71,64 @@ def keep_depthwise_in_float32(model: nn.Module, keep: bool) -> None:
         mixed = issubclass(kind, _Float32)
         depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
         if keep and depthwise and not mixed:
-            module.__class__ = _in_float32(kind)
+            kept: Any = kind
+            module.__class__ = _in_float32(kept)
         elif mixed and not keep:
             module.__class__ = kind.__mro__[2]
+
+
+def candidates(model: nn.Module, device: torch.device, *, precision: str = "auto",
+               memory_format: str = "auto") -> list[Arithmetic]:
+    """What there is to choose from, float32 first; ``auto`` leaves a choice open.
+
+    bf16 is left out where the device doesn't have it, ``bf16_mixed`` where a network has no
+    depthwise convolution, and layouts where it has no convolution.
+    """
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1
+                    for m in model.modules())
+    bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    kinds = ["fp32", *["bf16"] * bf16, *["bf16_mixed"] * (bf16 and depthwise)]
+    layouts = ["channels_last", "contiguous"]
+    if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        layouts = layouts[:1]
+    return [Arithmetic(kind, layout)
+            for kind in (kinds if precision == "auto" else [precision])
+            for layout in (layouts if memory_format == "auto" else [memory_format])]
+
+
+def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithmetic], *,
+                       rounds: int = 3) -> dict[Arithmetic, float]:
+    """Seconds of a training step (forward and backward) in each arithmetic, the least of rounds.
+
+    The rounds are interleaved, so that what else the machine does falls on all alike. The model
+    and torch's random state are unchanged afterwards; a copy is measured.
+
+    Args:
+        model: On its device.
+        images: (B, C, H, W) there, normalised.
+        among: What to compare.
+        rounds: Timed ones; another one before warms up.
+    """
+    times: dict[Arithmetic, list[float]] = {each: [] for each in among}
+    with torch.random.fork_rng():
+        own = copy.deepcopy(model).train()
+        for _ in range(rounds + 1):
+            for each, seconds in times.items():
+                seconds.append(_time_step(each.apply(own), each, images))
+    return {each: min(seconds[1:]) for each, seconds in times.items()}
+
+
+def _time_step(model: nn.Module, arithmetic: Arithmetic, images: Tensor) -> float:
+    _wait(images.device)
+    started = time.perf_counter()
+    with arithmetic.autocast(images.device)():
+        logits = model(arithmetic.lay_out(images))
+    logits.float().logsumexp(1).sum().backward()
+    model.zero_grad(set_to_none=True)
+    _wait(images.device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

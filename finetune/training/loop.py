@@ -4,9 +4,10 @@
 
     for epoch in first .. epochs:
         seed everything from (seed, epoch)
-        plan = what trains in this epoch;  freeze the rest
-        for images, targets, indices in loader:
-            mix;  loss = criterion(model(prepare(images)), targets);  backward
+        plan = what trains in this epoch
+        pass = begin(plan)                   # freezes the rest; may start from cached features
+        for images, targets, indices in pass.loader:
+            mix;  loss = criterion(pass.forward(pass.prepare(images)), targets);  backward
             every accumulation_steps batches: clip, set rates, step, EMA
         metrics = evaluate(model or its average)
         yield EpochResult                    # logging, checkpoints, stopping: the caller's body
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
-__all__ = ["EpochResult", "LoopState", "Plan", "TrainingSettings", "seed_epoch", "train",
+__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "seed_epoch", "train",
            "train_step"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -58,6 +59,23 @@ class EpochLoader(Protocol):
 
 
 P = TypeVar("P", bound=Plan)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One epoch's way through the data.
+
+    Attributes:
+        loader: Batches of images, or of features of the frozen part, targets and indices.
+        forward: From what is prepared to logits (B, K).
+        prepare: Brings a batch to the device, normalised.
+        solve: Fits what trains at once instead, and returns the loss; no step is made.
+    """
+
+    loader: EpochLoader
+    forward: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    solve: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,7 @@ class EpochResult:
     seconds: float
     images_per_second: float
     val: dict[str, Any]
+    solved: bool = False  # fitted at once, without steps
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -127,11 +146,11 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, *,
     optimizer.zero_grad(set_to_none=True)
 
 
-def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optimizer,
-          criterion: Callable[[Tensor, Tensor], Tensor], prepare: Callable[[Tensor], Tensor],
-          plan: Callable[[list[dict[str, Any]]], P], freeze: Callable[[P], None],
-          set_train_mode: Callable[[P], None], evaluate: Callable[[], Mapping[str, Any]],
-          settings: TrainingSettings, state: LoopState, set_epoch: Callable[[int], None],
+def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
+          criterion: Callable[[Tensor, Tensor], Tensor],
+          plan: Callable[[list[dict[str, Any]]], P], begin: Callable[[P, int], Pass],
+          evaluate: Callable[[], Mapping[str, Any]],
+          settings: TrainingSettings, state: LoopState,
           mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
           after_step: Callable[[], None] | None = None,
           stop: Callable[[], bool] = lambda: False,
@@ -142,17 +161,13 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
 
     Args:
         model: On its device; mutated.
-        loader: Batches of images, targets, indices.
         optimizer: Has every parameter from step 0, in groups with ``base_lr``, ``depth``, ``name``.
         criterion: Loss of logits (B, K) and targets.
-        prepare: Normalises images on the device.
         plan: What trains after a history.
-        freeze: Brings the plan about in the parameters.
-        set_train_mode: Brings it about in the modules: training mode, frozen parts in eval mode.
+        begin: Brings the plan about for an epoch (from 0): freezes, sets modes, chooses the way.
         evaluate: Validation metrics of the current weights.
         settings: Numbers of the loop.
         state: Mutated; complete whenever an epoch is yielded.
-        set_epoch: Tells the loader's sampler the epoch.
         mix: Mixup or cutmix.
         after_step: Called after each optimizer step (averaged weights).
         stop: Asked after each step; true ends the loop by `Interrupted`.
@@ -165,35 +180,35 @@ def train(model: nn.Module, loader: EpochLoader, *, optimizer: torch.optim.Optim
     """
     for epoch in range(len(state.history), settings.epochs):
         seed_epoch(settings.seed, epoch)
-        set_epoch(epoch)
         current = plan(state.history)
         opened = _enter(current, state)
-        freeze(current)
-        set_train_mode(current)
+        way = begin(current, epoch)
         started, losses, shown = time.perf_counter(), [], []
-        for number, (images, targets, indices) in enumerate(loader, start=1):
+        for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
             targets = targets.to(_device(model), non_blocking=True)
-            loss = _backward(model, prepare(images), targets, criterion=criterion, mix=mix,
-                             settings=settings, share=_share(number, len(loader), settings))
+            batches = len(way.loader)
+            loss = _backward(way.forward, way.prepare(images), targets, criterion=criterion,
+                             mix=mix, settings=settings, share=_share(number, batches, settings))
             losses.append(loss)
             shown.append(indices)
-            if number % settings.accumulation_steps == 0 or number == len(loader):
+            if number % settings.accumulation_steps == 0 or number == batches:
                 done = (number - 1) % settings.accumulation_steps + 1
                 _refuse_not_finite(losses[-done:], shown[-done:], epoch, name_samples)
-                set_rates(optimizer, current, settings, state, steps_per_epoch(loader, settings))
+                set_rates(optimizer, current, settings, state,
+                          steps_per_epoch(way.loader, settings))
                 train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
                 state.step += 1
                 if after_step is not None:
                     after_step()
-            progress(number, len(loader))
+            progress(number, batches)
             if stop():
                 raise Interrupted(f"stopped in epoch {epoch + 1}")
+        train_loss = way.solve() if way.solve else float(torch.stack(losses).mean())
         seconds = time.perf_counter() - started
         result = EpochResult(
-            epoch + 1, float(torch.stack(losses).mean()), _rates(optimizer, current),
-            sorted(current.depths), opened, current.phase, seconds,
-            sum(map(len, shown)) / seconds,
-            dict(evaluate()))
+            epoch + 1, train_loss, _rates(optimizer, current), sorted(current.depths), opened,
+            current.phase, seconds, sum(map(len, shown)) / seconds, dict(evaluate()),
+            way.solve is not None)
         state.history.append(result.to_dict())
         yield result
 
@@ -212,14 +227,14 @@ def _enter(plan: Plan, state: LoopState) -> list[int]:
     return opened
 
 
-def _backward(model: nn.Module, images: Tensor, targets: Tensor, *,
+def _backward(forward: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, *,
               criterion: Callable[[Tensor, Tensor], Tensor],
               mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
               settings: TrainingSettings, share: float) -> Tensor:
     if mix is not None:
         images, targets = mix(images, targets)
     with settings.autocast():
-        logits = model(images)
+        logits = forward(images)
     loss = criterion(logits.float(), targets)
     (loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
@@ -234,11 +249,13 @@ def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, settings: TrainingSe
               state: LoopState, per_epoch: int) -> None:
     """Set every group's real rate for the step that comes.
 
-    The schedule runs over the whole training. A depth that opens later joins at the schedule's
-    current height after a warm-up of its own, as long as the schedule's. With ``restart``, the
-    schedule starts anew at each change of phase and runs to the end of training.
+    The schedule runs over the whole training but what was fitted without steps. A depth that opens
+    later joins at the schedule's current height after a warm-up of its own, as long as the
+    schedule's. With ``restart``, the schedule starts anew at each change of phase and runs to
+    the end of training.
     """
-    total = settings.epochs * per_epoch
+    solved = sum(bool(past.get("solved")) for past in state.history)
+    total = (settings.epochs - solved) * per_epoch
     start = state.phase_start if settings.schedule.restart else 0
     factor = lr_multiplier(state.step - start, total=max(1, total - start),
                            settings=settings.schedule)
