@@ -3,9 +3,10 @@
     python benchmarks/evaluation.py --data rsscn7 [--pictures 400] [--size 224] [key=value ...]
 
 Plain torch: eval mode, no_grad, batches of 32, PIL and torchvision, a DataLoader without workers.
-finetune: `finetune.method.validate`, as after each epoch, and `finetune.method.predict_part`, as
-after training, with the method that `finetune.fit` would build from the same configuration; both
-in one process, in turn, on one network (ResNet-18; --weights or random). Measured: seconds and
+finetune: `finetune.method.validate`, as after each epoch, and `finetune.method.predict_part` with
+``final=True``, as after training, with the method that `finetune.fit` builds from the same
+configuration for a training that is long enough for its arithmetic to be measured. All in one
+process, in turn, on one network (ResNet-18; --weights or random). Measured: seconds and
 process seconds of a pass with reading and of one over batches that are in memory already (as each
 side's loader hands them over). Ratios are plain torch / finetune within a round, the median of the
 rounds. "same class" is the share of pictures that get the class that plain torch gives.
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from measuring import Clock, describe_machine, markdown, medians, parser_of, ratio_of_rounds, report
 from peers.job import Job, build_dataset, divide, list_pictures, write_table
 
@@ -30,12 +30,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = build_paths(options, Path(folder))
+        answers = {name: path() for name, path in paths.items()}  # warms up as well
+        same = {name: float((answers[name] == answers[PLAIN]).mean())
+                for name in paths if not name.startswith("after")}
         for number in range(options.rounds):
             turned = list(paths.items())[::-1 if number % 2 else 1]
             rows += [{"round": number, "path": name, **time_pass(path)} for name, path in turned]
-        expected = np.asarray(paths[PLAIN]())
-        same = {name: float((np.asarray(path()) == expected).mean())
-                for name, path in paths.items() if "validate" not in name}
     result = {"machine": describe_machine(), "rows": rows, "same_class": same}
     report(options, result, table(rows, same))
 
@@ -62,23 +62,19 @@ def build_paths(options: argparse.Namespace, folder: Path) -> dict[str, Callable
               options.model, options.weights, options.size, 1)
     data, method, memory, plain = build_ours(job, options.words, folder)
     loader, batches = build_plain_loader(job)
-    ours = {"after an epoch": validate, "final": predict_part}
-    paths: dict[str, Callable[[], Any]] = {
+    return {
         PLAIN: lambda: classify(plain, loader),
-        f"{PLAIN}, in memory": lambda: classify(plain, batches)}
-    for name, function in ours.items():
-        for where, used in (("", method), (", in memory", memory)):
-            paths[f"finetune {name}{where}"] = as_path(function, used, data)
-    return paths
+        f"{PLAIN}, in memory": lambda: classify(plain, batches),
+        "after an epoch": lambda: validate(method, data),
+        "after an epoch, in memory": lambda: validate(memory, data),
+        "final": lambda: classes(predict_part(method, data, "val", final=True)),
+        "final, in memory": lambda: classes(predict_part(memory, data, "val", final=True)),
+        "as after an epoch": lambda: classes(predict_part(method, data, "val", final=False))}
 
 
-def as_path(function: Callable[..., Any], method: Any, data: Any) -> Callable[[], Any]:
-    """A call that measures val; classes in the order of the job where logits come back."""
-    from finetune.method import validate
-
-    if function is validate:
-        return lambda: validate(method, data)
-    return lambda: function(method, data, "val").logits.argmax(1)
+def classes(predictions: Any) -> Any:
+    """The classes of finetune's answers."""
+    return predictions.logits.argmax(1)
 
 
 def build_ours(job: Job, words: list[str], folder: Path) -> tuple[Any, Any, Any, Any]:
@@ -90,6 +86,7 @@ def build_ours(job: Job, words: list[str], folder: Path) -> tuple[Any, Any, Any,
 
     from finetune.assembly import assemble_data, assemble_model, input_spec
     from finetune.composition import compose
+    from finetune.fastest import settle_arithmetic
     from finetune.method import build_method
 
     config = compose([
@@ -102,6 +99,8 @@ def build_ours(job: Job, words: list[str], folder: Path) -> tuple[Any, Any, Any,
     model, weights = assemble_model(config, class_names=names, channels=data.channels)
     plain = copy.deepcopy(model)
     spec = input_spec(config, data, model, weights)
+    config = settle_arithmetic(config, model, spec, pictures=10**6, device=torch.device("cpu"),
+                               say=print)
     method = build_method(config, model, data, spec, torch.device("cpu"))
     memory = replace(method, loaders={"val": list(method.loaders["val"])})
     return data, method, memory, plain

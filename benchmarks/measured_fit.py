@@ -23,22 +23,22 @@ def measured_fit(recipe: str | None, values: Mapping[str, Any]) -> tuple[Any, di
     for module, name in ((session, "write_batch_figures"), (session, "open_tracker"),
                          (composition, "describe_environment")):
         setattr(module, name, _left_out(getattr(module, name), clock))
-    build, finish = composition.build_method, composition._finish
+    settle, finish = composition.settle_arithmetic, composition._finish
 
-    def build_and_start(*args: Any, **options: Any) -> Any:
+    def start_and_settle(*args: Any, **options: Any) -> Any:
         clock.start()
-        return build(*args, **options)
+        return settle(*args, **options)
 
     def stop_and_finish(*args: Any, **options: Any) -> Any:
         clock.stop()
         measures.update(clock.measures())
         return finish(*args, **options)
 
-    composition.build_method, composition._finish = build_and_start, stop_and_finish
+    composition.settle_arithmetic, composition._finish = start_and_settle, stop_and_finish
     try:
         return finetune.fit(recipe, values), measures
     finally:
-        composition.build_method, composition._finish = build, finish
+        composition.settle_arithmetic, composition._finish = settle, finish
 
 
 def _left_out(function: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
