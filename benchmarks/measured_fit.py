@@ -3,7 +3,8 @@
 The clock runs from the moment at which pictures have been read and the network built, to the last
 epoch's end. Whatever is prepared in between counts (choice of arithmetic, caches, head, loaders,
 optimizer, checkpoints); the drawing of figures, the description of the environment and the start
-of tracking don't.
+of tracking don't, nor does the final evaluation in float32, which no peer makes. A function that
+is patched here and renamed in finetune fails at once, with an AttributeError.
 """
 
 import functools

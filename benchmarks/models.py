@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="in a round")
-    parser.add_argument("--matrices", type=int, nargs="+", default=[1024, 2048, 4096])
+    parser.add_argument("--matrices", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     return parser.parse_args()
 
 

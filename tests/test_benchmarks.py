@@ -1,6 +1,7 @@
 """Scripts of benchmarks/: they say what they do at once, and count, divide and compare rightly."""
 
 import argparse
+import doctest
 import importlib
 import json
 import os
@@ -171,6 +172,11 @@ def test_a_report_is_printed_and_stored(load, tmp_path, capsys):
 def test_sizes_grow_by_about_three_up_to_the_largest(load):
     assert load("scaling").sizes(1000, 100_000) == [1000, 3000, 10_000, 30_000, 100_000]
     assert load("scaling").sizes(1000, 1000) == [1000]
+
+
+def test_the_doctests_hold(load):
+    for name in ("measuring", "scaling"):
+        assert doctest.testmod(load(name)).failed == 0
 
 
 def test_a_start_is_seen_on_the_terminal(load):
