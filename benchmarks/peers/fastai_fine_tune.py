@@ -4,15 +4,15 @@ Default: fastai's own number of loader workers (one for each core), fp32, one-cy
 decoupled weight decay. Tuned: ``to_bf16()``, ``to_channelslast()`` and ``num_workers``. The
 network is the job's own in place of ``vision_learner``'s, whose head is another and a larger one.
 Job A: ``fine_tune`` without its frozen epoch first and at one rate, because others train everything
-for the same number of epochs. Job B: ``freeze()`` and ``fit_one_cycle`` with ``train_bn=False``,
-since by default fastai trains the batch norms of a frozen body, which would be a dearer job.
+for the same number of epochs. Job B: ``freeze()`` and ``fit_one_cycle``; by default fastai trains
+the batch norms of a frozen body, which is more work; tuned, they are held in eval mode.
 Augmentation: RandomResizedCrop (35-100 %) and FlipItem.
 """
 
 import tempfile
 from typing import Any
 
-from job import Job, build_network, run_peer
+from job import Job, build_network, hold_norms, run_peer
 from measuring import Clock
 
 
@@ -26,7 +26,9 @@ def train(job: Job, clock: Clock) -> dict[str, Any]:
         learner = Learner(
             build_loaders(job, "val"), network, loss_func=CrossEntropyLossFlat(), lr=job.lr,
             metrics=accuracy, splitter=by_classifier, path=folder, wd=job.weight_decay,
-            train_bn=not job.is_frozen)
+            train_bn=not (job.is_frozen and job.tuned))
+        if job.is_frozen and job.tuned:
+            hold_norms(network)
         if job.tuned:
             learner.to_channelslast()
             learner.to_bf16()

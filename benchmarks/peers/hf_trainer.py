@@ -3,13 +3,14 @@
 Written after the image classification example of transformers, whose transforms these are
 (RandomResizedCrop, here of 35-100 %, a mirror image). Default: no loader workers, fp32, its AdamW
 and linear schedule. Tuned: ``bf16=True``, ``dataloader_num_workers``, channels-last batches (not
-weights: the checkpoint that it writes at the end refuses them).
+weights: the checkpoint that it writes at the end refuses them). Job B: ``requires_grad`` is turned
+off below the classifier; tuned, norms are held in eval mode too.
 """
 
 import tempfile
 from typing import Any
 
-from job import Job, build_dataset, build_network, freeze_backbone, run_peer
+from job import Job, build_dataset, build_network, freeze_backbone, hold_norms, run_peer
 from measuring import Clock
 
 
@@ -20,6 +21,8 @@ def train(job: Job, clock: Clock) -> dict[str, Any]:
     network = build_network(job)
     if job.is_frozen:
         freeze_backbone(network)
+    if job.is_frozen and job.tuned:
+        hold_norms(network)
     more = {"bf16": True, "dataloader_num_workers": job.workers} if job.tuned else {}
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

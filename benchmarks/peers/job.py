@@ -171,6 +171,19 @@ def freeze_backbone(model: Any) -> None:
         parameter.requires_grad = True
 
 
+def hold_norms(model: Any) -> None:
+    """Norms answer as in evaluation from now on, and their statistics stay, whatever mode is set.
+
+    What a user adds who knows that ``requires_grad = False`` alone lets statistics drift.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, held=module: held
+
+
 def build_dataset(job: Job, part: str, *, augmented: bool = True) -> Any:
     """Pictures by PIL and torchvision: a random part of 35-100 % and mirrored, or resized."""
     import torch

@@ -2,15 +2,16 @@
 
 Default: fp32, loaders without workers, its own logger, progress bar, checkpoint and sanity check.
 Tuned: ``precision="bf16-mixed"``, workers, channels-last. Job A: the backbone opens in the first
-epoch at the head's rate. Job B: it never opens; ``train_bn=False``, since by default the callback
-trains every batch norm of a frozen backbone, which would be another and a dearer job.
+epoch at the head's rate. Job B: it never opens. The callback trains the batch norms of a frozen
+backbone, which is more work (its ``train_bn`` speaks of the opening only); tuned, it is told to
+freeze them and they are held in eval mode.
 Augmentation: RandomResizedCrop (35-100 %) and a mirror image.
 """
 
 import tempfile
 from typing import Any
 
-from job import Job, build_dataset, build_network, run_peer
+from job import Job, build_dataset, build_network, hold_norms, run_peer
 from measuring import Clock
 
 
@@ -24,9 +25,15 @@ def train(job: Job, clock: Clock) -> dict[str, Any]:
     module = build_module(job)
     if job.tuned:
         module.to(memory_format=torch.channels_last)
-    opens = job.epochs + 1 if job.is_frozen else 0
-    callback = BackboneFinetuning(unfreeze_backbone_at_epoch=opens, train_bn=not job.is_frozen,
-                                  backbone_initial_lr=job.lr, initial_denom_lr=1.0)
+    if job.is_frozen and job.tuned:
+        hold_norms(module)
+    class WholeFreezing(BackboneFinetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.backbone, train_bn=False)
+
+    kind = WholeFreezing if job.is_frozen and job.tuned else BackboneFinetuning
+    callback = kind(unfreeze_backbone_at_epoch=job.epochs + 1 if job.is_frozen else 0,
+                    backbone_initial_lr=job.lr, initial_denom_lr=1.0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
             max_epochs=job.epochs, callbacks=[callback], accelerator="cpu", devices=1,

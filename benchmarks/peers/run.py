@@ -9,12 +9,13 @@ ImageNet weights at 128 px: five epochs with the peers, recipe=linear_probe with
 pictures, 400 for validation, and 400 others give the accuracy, since finetune chooses its epoch on
 validation.
 
-Each peer runs as its user would start it ("default") and with bf16, channels-last, two workers and
-passive waiting ("tuned"). All run once in each round, in another order each time, with a seed for
-each round. Measured: process seconds of training and validation with those of workers, imports and
-report left out; the same by the clock; the whole command by the clock; the training process's
-largest resident set at the end of its loop; accuracy. Ratios are peer / finetune within a round,
-the median over rounds. What each does differently stands in its script's first lines.
+Each peer runs as its user would start it ("default") and with bf16, channels-last, two workers,
+passive waiting and, in job B, frozen norms in eval mode ("tuned"). All run once in each round, in
+another order each time, with a seed for each round. Measured: process seconds of training and
+validation with those of workers, imports and report left out; the same by the clock; the whole
+command by the clock; the training process's largest resident set at the end of its loop; accuracy.
+Ratios are peer / finetune within a round, the median over rounds. What each does differently stands
+in its script's first lines.
 
 --venvs holds an environment for each peer: made once, they see this environment's torch and
 install the peer's requirements beside it.

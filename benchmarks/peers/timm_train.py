@@ -6,7 +6,7 @@ top-5 in validation, CheckpointSaver after each epoch. Default: 4 workers, fp32.
 --amp-dtype bfloat16 --channels-last --workers N``. Unlike train.py's defaults: AdamW, no colour
 jitter, crops of 35-100 % (8-100 % there), no label smoothing, no warm-up epochs: work as the
 others'. train.py can't freeze; for job B ``requires_grad`` is turned off below the classifier, as
-one does before calling it.
+one does before calling it; tuned, norms are held in eval mode too.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from job import Job, build_network, freeze_backbone, run_peer
+from job import Job, build_network, freeze_backbone, hold_norms, run_peer
 from measuring import Clock
 
 
@@ -30,6 +30,8 @@ def train(job: Job, clock: Clock) -> dict[str, Any]:
     model = build_network(job)
     if job.is_frozen:
         freeze_backbone(model)
+    if job.is_frozen and job.tuned:
+        hold_norms(model)
     if job.tuned:
         model.to(memory_format=torch.channels_last)
     loaders = {part: build_loader(job, part) for part in {"train", "val", job.measured}}
