@@ -25,6 +25,7 @@ from measured_fit import measured_fit
 from measuring import (
     Clock,
     describe_machine,
+    disturbance,
     markdown,
     medians,
     parser_of,
@@ -61,7 +62,7 @@ def main() -> None:
                         **measure(options, side, path, Path(folder) / f"cache{number}")}
                        for side in ("finetune", "naive")[::1 if number % 2 else -1]]
     result = {"machine": describe_machine(), "rounds": rounds}
-    report(options, result, table(rounds))
+    report(options, result, f"{table(rounds)}\n\n{disturbance(rounds)}")
 
 
 def parse() -> argparse.Namespace:

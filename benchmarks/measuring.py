@@ -217,7 +217,8 @@ def run_self(script: str | Path, words: Sequence[str], *, python: str | Path = s
     """Run a script in a process of its own; what it wrote to ``--result``, and the whole's cost.
 
     The result's keys come first; ``whole_seconds`` and ``whole_cpu_seconds`` are the command's,
-    from its start to its end, imports included.
+    from its start to its end, imports included; ``foreign_cores`` is what other programs took
+    meanwhile.
 
     Raises:
         SystemExit: It failed; its last lines are in the message.
@@ -228,6 +229,7 @@ def run_self(script: str | Path, words: Sequence[str], *, python: str | Path = s
         result = Path(folder) / "result.json"
         output = log or Path(folder) / "log.txt"
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        busy = busy_seconds()
         with output.open("w") as stream:
             done = subprocess.run([str(python), str(script), *words, "--result", str(result)],
                                   stdout=stream, stderr=subprocess.STDOUT, check=False,
@@ -239,7 +241,27 @@ def run_self(script: str | Path, words: Sequence[str], *, python: str | Path = s
             raise SystemExit(f"{script} {' '.join(words)} ended with {done.returncode}:\n{tail}")
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {**json.loads(result.read_text()), "whole_seconds": seconds,
-                "whole_cpu_seconds": cpu}
+                "whole_cpu_seconds": cpu, "foreign_cores": max(
+                    0.0, (busy_seconds() - busy - cpu) / seconds)}
+
+
+def busy_seconds() -> float:
+    """Seconds that all cores together have worked since the machine started; 0 if unknown."""
+    first = _text(Path("/proc/stat")).partition("\n")[0].split()[1:9]
+    ticks = [int(word) for i, word in enumerate(first) if i not in (3, 4)]  # idle, waiting
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def disturbance(rows: Sequence[Mapping[str, Any]], limit: float = 0.1) -> str:
+    """What to say where other programs ran beside the measured ones.
+
+    Threads that wait for each other spin: with a core taken away, process seconds of the same work
+    grew here from 2.6 to 14. Such rows are no measurement.
+    """
+    most = max(row["foreign_cores"] for row in rows)
+    count = sum(row["foreign_cores"] > limit for row in rows)
+    return (f"NOT VALID: other programs took up to {most:.2f} cores ({count} of {len(rows)} runs "
+            "were disturbed)." if count else f"Other programs took at most {most:.2f} cores.")
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

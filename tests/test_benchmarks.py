@@ -159,6 +159,13 @@ def test_what_a_process_measured_comes_back_and_its_failure_is_told(load, tmp_pa
         measuring.run_self(script, [])
 
 
+def test_a_disturbed_measurement_is_told(load):
+    told = load("measuring").disturbance
+    assert "NOT VALID" in told([{"foreign_cores": 0.01}, {"foreign_cores": 0.5}])
+    assert "1 of 2" in told([{"foreign_cores": 0.01}, {"foreign_cores": 0.5}])
+    assert "NOT VALID" not in told([{"foreign_cores": 0.05}])
+
+
 def test_a_report_is_printed_and_stored(load, tmp_path, capsys):
     measuring = load("measuring")
     result = {"machine": measuring.describe_machine(("pillow",)), "rows": [1]}

@@ -15,7 +15,8 @@ another order each time, with a seed for each round. Measured: process seconds o
 validation with those of workers, imports and report left out; the same by the clock; the whole
 command by the clock; the training process's largest resident set at the end of its loop; accuracy.
 Ratios are peer / finetune within a round, the median over rounds. What each does differently stands
-in its script's first lines.
+in its script's first lines. Nothing else may run: what other programs took is shown, and a
+disturbed table says so.
 
 --venvs holds an environment for each peer: made once, they see this environment's torch and
 install the peer's requirements beside it.
@@ -40,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from job import Job, divide, list_pictures, write_table
 from measuring import (
     describe_machine,
+    disturbance,
     markdown,
     medians,
     parser_of,
@@ -90,10 +92,12 @@ def main() -> None:
                               Path(folder), options.words)
                 result["rounds"].append({"round": number, "entry": entry.name, **row})
                 print(f"round {number + 1}: {entry.name}: {row['cpu_seconds']:.1f} CPU s, "
-                      f"{row['seconds']:.1f} s, accuracy {row['accuracy']:.3f}",
+                      f"{row['seconds']:.1f} s, accuracy {row['accuracy']:.3f}, others "
+                      f"{row['foreign_cores']:.2f} cores",
                       file=sys.stderr, flush=True)
     result["summary"] = summarise(result["rounds"])
-    report(options, result, f"{table(result['summary'])}\n\n{verdict(result['summary'])}")
+    report(options, result, f"{table(result['summary'])}\n\n{verdict(result['summary'])}\n"
+           f"{disturbance(result['rounds'])}")
 
 
 def parse() -> argparse.Namespace:
