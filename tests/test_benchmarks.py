@@ -1,0 +1,196 @@
+"""Scripts of benchmarks/: they say what they do at once, and count, divide and compare rightly."""
+
+import argparse
+import doctest
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "benchmarks"
+PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
+SCRIPTS = [*(ROOT / f"{name}.py" for name in (
+    "evaluation", "frozen", "models", "scaling", "startup")), *PEERS]
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a script as it is imported when it runs."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "peers"), str(ROOT), *sys.path])
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(ROOT) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_says_what_is_measured_and_needs_no_peer(script):
+    code = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit as end: assert not end.code\n"
+            "heavy = {'torch', 'timm', 'fastai', 'lightning', 'transformers'} & set(sys.modules)\n"
+            "assert not heavy, heavy")
+    path = os.pathsep.join([str(script.parent), str(ROOT)])
+    done = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True,
+                          text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout and len(done.stdout) > 400
+
+
+def test_every_peer_has_its_requirements(load):
+    run = load("run")
+    for peer in run.PEERS:
+        assert (ROOT / "peers" / f"{peer}.py").exists()
+        assert "torch" in (ROOT / "peers" / f"requirements-{peer}.txt").read_text().split()
+
+
+def test_a_division_has_the_sizes_asked_for_no_picture_twice_and_classes_in_equal_shares(load):
+    pictures = [(f"{label}/{i}.jpg", label) for label in "abcd" for i in range(50)]
+    rows = load("job").divide(pictures, {"train": 100, "val": 40, "test": 20})
+    parts = {part: [row for row in rows if row[2] == part] for part in ("train", "val", "test")}
+    assert {part: len(found) for part, found in parts.items()} == {
+        "train": 100, "val": 40, "test": 20}
+    assert len({path for path, _, _ in rows}) == 160
+    for found in parts.values():
+        counts = [sum(label == each for _, label, _ in found) for each in "abcd"]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_too_few_pictures_are_told(load):
+    with pytest.raises(SystemExit, match="4 wanted"):
+        load("job").divide([("a/1.jpg", "a")], {"train": 4})
+
+
+def test_a_job_survives_its_file(load, tmp_path):
+    job = load("job")
+    table = job.write_table([("x/1.jpg", "x", "train"), ("y/1.jpg", "y", "val")],
+                            tmp_path / "t.csv")
+    before = job.Job("A", str(table), "/data", "resnet18", None, 64, 1, tuned=True)
+    after = job.Job.load(str(before.save(tmp_path / "job.json")))
+    assert after == before
+    assert after.rows("val") == [("/data/y/1.jpg", 1)]
+
+
+def rounds_of(**seconds):
+    return [{"round": i, "entry": name, "accuracy": 0.5, "whole_seconds": value,
+             "cpu_seconds": value, "seconds": value, "whole_cpu_seconds": value,
+             "peak_rss_mib": value, "versions": {}}
+            for name, values in seconds.items() for i, value in enumerate(values)]
+
+
+def test_ratios_compare_within_a_round(load):
+    run = load("run")
+    rows = rounds_of(finetune=[1, 10, 2], peer=[2, 20, 4])  # the machine was slow in the second
+    found = run.summarise(rows)
+    assert found["peer"]["ratios"]["cpu_seconds"] == 2
+    assert found["finetune"]["ratios"]["cpu_seconds"] == 1
+    assert found["peer"]["cpu_seconds"] == 4
+
+
+def test_the_verdict_names_the_fastest_peer_of_each_kind(load):
+    run = load("run")
+    rows = rounds_of(finetune=[1.0], **{"a default": [3.0], "plain_torch default": [2.0],
+                                        "a tuned": [1.5], "b tuned": [4.0]})
+    told = run.verdict(run.summarise(rows))
+    assert "Fastest default peer by CPU: plain_torch default, 2.00" in told
+    assert "Fastest tuned peer by CPU: a tuned, 1.50" in told
+    assert "0.50 × the plain torch loop's" in told
+    assert "| plain_torch default | 2 | 2 |" in run.table(run.summarise(rows))
+
+
+def test_each_entry_comes_once_in_a_round_and_not_always_at_the_same_place(load):
+    run = load("run")
+    entries = [run.Entry(name) for name in "abcde"]
+    orders = [tuple(run.turned(entries, number)) for number in range(4)]
+    assert all(sorted(e.name for e in order) == sorted(e.name for e in entries)
+               for order in orders)
+    assert len({order[0] for order in orders}) > 2
+
+
+def test_the_clock_counts_children_alive_and_ended_and_leaves_pauses_out(load):
+    measuring = load("measuring")
+    if not Path("/proc/self/task").exists():
+        pytest.skip("children that run are seen in /proc only")
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    clock = measuring.Clock()
+    clock.start()
+    child = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    child.stdout.readline()
+    clock.stop()
+    alive = clock.cpu
+    clock.start()
+    child.communicate(b"\n")
+    with clock.paused():
+        until = time.process_time() + 0.5
+        while time.process_time() < until:
+            pass
+    clock.stop()
+    assert 0.45 < alive < 3
+    assert alive - 0.05 < clock.cpu < alive + 0.4  # no longer alive, not counted twice
+
+
+def test_a_process_reports_its_own_peak_and_not_its_parents(load):
+    measuring = load("measuring")
+    ballast = bytearray(200 * 2**20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import measuring as m; " \
+           "print(m.peak_rss_mib())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert measuring.peak_rss_mib() > 200
+    assert float(done.stdout) < 150
+
+
+def test_what_a_process_measured_comes_back_and_its_failure_is_told(load, tmp_path):
+    measuring = load("measuring")
+    script = tmp_path / "script.py"
+    script.write_text("import json, sys\nprint('log')\n"
+                      "json.dump({'a': 1}, open(sys.argv[-1], 'w'))")
+    found = measuring.run_self(script, [])
+    assert found["a"] == 1 and found["whole_seconds"] > 0
+    script.write_text("raise ValueError('why it failed')")
+    with pytest.raises(SystemExit, match="why it failed"):
+        measuring.run_self(script, [])
+
+
+def test_a_disturbed_measurement_is_told(load):
+    told = load("measuring").disturbance
+    assert "NOT VALID" in told([{"foreign_cores": 0.01}, {"foreign_cores": 0.5}])
+    assert "1 of 2" in told([{"foreign_cores": 0.01}, {"foreign_cores": 0.5}])
+    assert "NOT VALID" not in told([{"foreign_cores": 0.05}])
+
+
+def test_a_report_is_printed_and_stored(load, tmp_path, capsys):
+    measuring = load("measuring")
+    result = {"machine": measuring.describe_machine(("pillow",)), "rows": [1]}
+    options = argparse.Namespace(json=tmp_path / "new" / "out.json")
+    measuring.report(options, result, measuring.markdown(["a"], [[1.0]]))
+    assert json.loads(options.json.read_text())["rows"] == [1]
+    assert "| a |" in capsys.readouterr().out
+    assert {"cpu", "cores", "commit", "versions"} <= result["machine"].keys()
+
+
+def test_sizes_grow_by_about_three_up_to_the_largest(load):
+    assert load("scaling").sizes(1000, 100_000) == [1000, 3000, 10_000, 30_000, 100_000]
+    assert load("scaling").sizes(1000, 1000) == [1000]
+
+
+def test_the_doctests_hold(load):
+    for name in ("measuring", "scaling"):
+        assert doctest.testmod(load(name)).failed == 0
+
+
+def test_a_start_is_seen_on_the_terminal(load):
+    startup = load("startup")
+    code = ("import time, sys; print('\\nrun /somewhere', flush=True); time.sleep(0.3); "
+            "print('epoch 1 ━━ 1/9 batches', file=sys.stderr, flush=True); time.sleep(60)")
+    found = startup.watch([sys.executable, "-c", code], startup.MARKS, dict(os.environ))
+    assert 0.25 < found["first_step"] - found["run"] < 20
+    with pytest.raises(SystemExit, match="before its first step"):
+        startup.watch([sys.executable, "-c", "print('no')"], startup.MARKS, dict(os.environ))
