@@ -1,6 +1,7 @@
 """The frozen part of a run's network: split off, folded, and its features kept where that pays."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -45,10 +46,13 @@ __all__ = ["FrozenPart", "cache_choice", "outlook", "stretch"]
 
 
 def stretch(plan: Callable[[list[dict[str, Any]]], EpochPlan], epoch: int, epochs: int) -> int:
-    """For how many epochs from this one (0 up) the lowest trainable depth stays the same."""
-    lowest = [min(plan([{}] * e).depths) for e in range(epoch, epochs)]
-    changed = [i for i, depth in enumerate(lowest) if depth != lowest[0]]
-    return changed[0] if changed else len(lowest)
+    """How many epochs around this one (0 up) have the same lowest trainable depth.
+
+    The whole stretch counts, not what is left of it: a resumed run decides as the first one did.
+    """
+    lowest = [min(plan([{}] * e).depths) for e in range(epochs)]
+    runs = itertools.groupby(range(epochs), key=lambda e: lowest[e])
+    return next(len(run) for run in (list(each) for _, each in runs) if epoch in run)
 
 
 def cache_choice(asked: CacheFeatures, *, epochs: int, deterministic: bool, views: int | None,

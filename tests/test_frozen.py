@@ -161,7 +161,7 @@ def test_a_stretch_ends_where_the_lowest_depth_changes():
     def plan(history):
         return EpochPlan(frozenset(range(lowest[len(history)], 4)))
 
-    assert [stretch(plan, epoch, 6) for epoch in range(6)] == [2, 1, 3, 2, 1, 1]
+    assert [stretch(plan, epoch, 6) for epoch in range(6)] == [2, 2, 3, 3, 3, 1]
 
 
 # ---- the exact head

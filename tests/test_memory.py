@@ -12,11 +12,11 @@ from finetune.memory import keep_freed_memory
 print(keep_freed_memory())
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    torch.ones(8_000_000)
+for _ in range(12):
+    torch.ones(16_000_000)
 before = faults()
 for _ in range(5):
-    torch.ones(8_000_000)
+    torch.ones(16_000_000)
 print(faults() - before)
 """
 
@@ -34,7 +34,7 @@ def test_freed_memory_is_used_again_without_asking_the_system():
     kept, faults = run()
     if not kept:
         pytest.skip("no glibc here")
-    assert faults < 1000, "each of the blocks has 7,813 pages"
+    assert faults < 1000, "each of the blocks has 15,625 pages"
     untouched, more = run(MALLOC_ARENA_MAX="4")
     assert not untouched, "the user's own setting stands"
     assert more > 5000

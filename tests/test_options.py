@@ -24,7 +24,7 @@ PHASES = "freezing.phases=[{epochs:1,depths:head},{epochs:3,depths:all%s}]"
 
 # key: (words besides BASE, words that set the key, parts of the run that differ)
 CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
-    "recipe": ([], ["recipe=linear_probe"], {"folder", "spec", "batch", "decay", "plan", "rates"}),
+    "recipe": ([], ["recipe=linear_probe"], {"folder", "spec", "batch", "epochs", "plan", "rates"}),
     "seed": ([], ["seed=1"], {"weights", "batch", "logits"}),
     "device": ([], ["device=cpu"], set()),
     "output_dir": ([], ["output_dir={elsewhere}"], {"folder"}),

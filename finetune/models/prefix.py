@@ -204,12 +204,13 @@ def build_prefix(model: nn.Module, boundary: Boundary, *, images: Tensor | None 
     With ``images`` (B, C, H, W) to watch, batch norms are folded into convolutions, unless that
     changes features by more than `TOLERANCE`.
     """
-    plain = Prefix(model, boundary)
+    prefix = Prefix(model, boundary)
     if images is None:
-        return plain
-    folded = Prefix(model, boundary)
-    fold_norms(folded.model, folded, images)
-    return folded if _difference(folded(images), plain(images)) <= TOLERANCE else plain
+        return prefix
+    wanted = prefix(images)
+    fold_norms(prefix.model, prefix, images)
+    same = _difference(prefix(images), wanted) <= TOLERANCE
+    return prefix if same else Prefix(model, boundary)
 
 
 class _StandIn(nn.Module):
@@ -292,11 +293,11 @@ def folded_copy(model: nn.Module, images: Tensor) -> nn.Module:
         model: Unchanged.
         images: (B, C, H, W), to watch a pass with.
     """
-    plain = copy.deepcopy(model).eval()
-    wanted = plain(images)
-    folded = copy.deepcopy(plain)
+    folded = copy.deepcopy(model).eval()
+    wanted = folded(images)
     fold_norms(folded, folded, images)
-    return folded if _difference(folded(images), wanted) <= TOLERANCE else plain
+    same = _difference(folded(images), wanted) <= TOLERANCE
+    return folded if same else copy.deepcopy(model).eval()
 
 
 def _pairs(model: nn.Module, run: Any, images: Tensor) -> list[tuple[nn.Conv2d, str]]:
