@@ -145,6 +145,13 @@ class MemoryFormat(StrEnum):
     channels_last = "channels_last"
 
 
+class Convolutions(StrEnum):
+    """How convolutions with many weights for few pixels are computed on CPUs."""
+
+    products = "products"
+    library = "library"
+
+
 class Device(StrEnum):
     """Where to compute."""
 
@@ -259,6 +266,7 @@ class TrainingConfig:
     precision: Precision = Precision.auto  # auto: measured; bf16_mixed: depthwise ones in fp32
     memory_format: MemoryFormat = MemoryFormat.auto  # auto: measured, or channels_last
     loss: Loss = Loss.labels  # contrastive: SimCLR's, the labels only teach a classifier beside it
+    convolutions: Convolutions = Convolutions.products  # matrix products for few pixels, on CPUs
     head_fit: HeadFitting = HeadFitting.sgd  # exact: classifier alone, by L-BFGS, in one epoch
     cache_features: CacheFeatures = CacheFeatures.auto  # always: also where one epoch reads them
     cache_views: int | None = None  # so many augmented views are cached, 1 up; unset: none

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
         layout = (MemoryFormat.channels_last if training.memory_format is MemoryFormat.auto
                   else training.memory_format)
         return _with(config, Arithmetic(training.precision.value, layout.value))
-    among = candidates(model, device, memory_format=training.memory_format.value)
+    among = candidates(model, device, memory_format=training.memory_format.value,
+                       convolutions=training.convolutions.value)
     key = _key(config, spec, device, among)
     known = _remembered().get(key)
     if known is not None:
@@ -66,7 +67,8 @@ def _measured(model: nn.Module, spec: InputSpec, device: torch.device, among: li
                      for a, t in times.items())
     say(f"arithmetic: {best.precision}, {best.memory_format}; speed of a step of {size} pictures "
         f"against {among[0].precision} {among[0].memory_format}: {told}")
-    write_json(_file(), _remembered() | {key: asdict(best)})
+    write_json(_file(), _remembered() | {key: {"precision": best.precision,
+                                               "memory_format": best.memory_format}})
     return best
 
 
@@ -87,7 +89,7 @@ def _key(config: Config, spec: InputSpec, device: torch.device, among: list[Arit
     layouts = "/".join(sorted({each.memory_format for each in among}))
     return (f"{config.model.name} {spec.channels}x{spec.size[0]}x{spec.size[1]} "
             f"batch {config.data.batch_size}, {machine}, {torch.get_num_threads()} threads, torch "
-            f"{torch.__version__}, {layouts}")
+            f"{torch.__version__}, {layouts}, {among[0].convolutions}")
 
 
 def _processor() -> str:

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +269,7 @@ class FrozenPart:
             "boundary": self._boundary.module, "pictures": pictures.hexdigest(), "views": views,
             "transform": shown, "decoding": config.data.decoding.value if augmented else "full",
             "decoders": decoder_versions(), "seed": config.seed if augmented else 0,
-            "input": self.spec.to_dict(), "arithmetic": [config.training.precision.value,
-                                                         config.training.memory_format.value],
+            "input": self.spec.to_dict(), "arithmetic": astuple(arithmetic(config)),
             "machine": [str(self.method.device), torch.get_num_threads(), torch.__version__],
             "batch_size": config.data.batch_size, "own": own}
 

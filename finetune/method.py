@@ -264,7 +264,8 @@ def arithmetic(config: Config) -> Arithmetic:
     """
     precision, layout = config.training.precision, config.training.memory_format
     return Arithmetic("fp32" if precision is Precision.auto else precision.value,
-                      "channels_last" if layout is MemoryFormat.auto else layout.value)
+                      "channels_last" if layout is MemoryFormat.auto else layout.value,
+                      config.training.convolutions.value)
 
 
 def select_metric(config: Config, labels: LabelSpec) -> str:

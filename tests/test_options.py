@@ -87,6 +87,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "training.epochs": ([], ["training.epochs=6"], {"epochs", "plan", "rates"}),
     "training.precision": ([], ["training.precision=bf16"], {"logits"}),
     "training.memory_format": ([], ["training.memory_format=contiguous"], {"layout", "logits"}),
+    "training.convolutions": ([], ["training.convolutions=library"], {"kinds"}),
     "training.head_fit": (["freezing.policy=head_then_all"], ["training.head_fit=exact"],
                           {"plan", "rates"}),
     "training.loss": (["data.views=2"], ["training.loss=contrastive"],
@@ -183,6 +184,7 @@ def observe(words, monkeypatch):
             "patience": patience_epochs(config.training.patience_fraction, config.training.epochs),
             "steps": method.settings.accumulation_steps, "average": method.average is None,
             "optimizer": type(method.optimizer), "workers": method.loaders["train"].num_workers,
+            "kinds": type(method.model.conv1[0]).__name__,
             "layout": method.lay_out(torch.empty(2, 3, 8, 8)).stride(),
             "decay": [g.weight_decay for g in method.groups], **plans(method, config)}
     return seen | passes(method, len(spec_labels.class_names)) | outside(config, monkeypatch)

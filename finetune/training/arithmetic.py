@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.training.products import use_products
+
 __all__ = ["Arithmetic", "candidates", "measure_arithmetic"]
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -28,10 +30,13 @@ class Arithmetic:
     Attributes:
         precision: ``fp32``, ``bf16`` or ``bf16_mixed``.
         memory_format: ``contiguous`` or ``channels_last``.
+        convolutions: ``library``, or ``products`` on CPUs where few pixels meet many weights
+            (`finetune.training.products`).
     """
 
     precision: str = "fp32"
     memory_format: str = "contiguous"
+    convolutions: str = "library"
 
     def autocast(self, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
         """Makes the context of a forward pass."""
@@ -42,6 +47,7 @@ class Arithmetic:
     def apply(self, model: nn.Module) -> nn.Module:
         """Bring a network into this layout, in place; names, values and shapes stay."""
         keep_depthwise_in_float32(model, self.precision == "bf16_mixed")
+        use_products(model, self.convolutions == "products")
         return model.to(memory_format=_FORMATS[self.memory_format])
 
     def lay_out(self, images: Tensor) -> Tensor:
@@ -78,7 +84,7 @@ def keep_depthwise_in_float32(model: nn.Module, keep: bool) -> None:
 
 
 def candidates(model: nn.Module, device: torch.device, *, precision: str = "auto",
-               memory_format: str = "auto") -> list[Arithmetic]:
+               memory_format: str = "auto", convolutions: str = "library") -> list[Arithmetic]:
     """What there is to choose from, float32 first; ``auto`` leaves a choice open.
 
     bf16 is left out where the device doesn't have it, ``bf16_mixed`` where a network has no
@@ -91,7 +97,7 @@ def candidates(model: nn.Module, device: torch.device, *, precision: str = "auto
     layouts = ["channels_last", "contiguous"]
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         layouts = layouts[:1]
-    return [Arithmetic(kind, layout)
+    return [Arithmetic(kind, layout, convolutions)
             for kind in (kinds if precision == "auto" else [precision])
             for layout in (layouts if memory_format == "auto" else [memory_format])]
 
