@@ -196,7 +196,19 @@ def assemble_model(config: Config, *, class_names: Sequence[str],
         drop_path_rate=model.drop_path_rate, class_names=list(class_names))
     if config.training.loss is Loss.contrastive:
         add_projection(built[0])
+    if config.training.grad_checkpointing:
+        _checkpoint_gradients(built[0], model.name)
     return built
+
+
+def _checkpoint_gradients(model: "nn.Module", name: str) -> None:
+    set_checkpointing: Any = getattr(model, "set_grad_checkpointing", None)
+    try:
+        set_checkpointing(True)
+    except (TypeError, AssertionError, AttributeError) as error:  # timm asserts that it can
+        raise ConfigurationError(f"training.grad_checkpointing: model.name={name} can't recompute "
+                                 "what it computed; leave it out, or choose a smaller "
+                                 "data.batch_size with training.accumulation_steps") from error
 
 
 def input_spec(config: Config, data: Data, model: "nn.Module", weights: "WeightsReport",

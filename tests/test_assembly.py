@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
-from finetune.assembly import assemble_data
+from finetune.assembly import assemble_data, assemble_model
 from finetune.composition import compose
-from finetune.errors import DataError
+from finetune.errors import ConfigurationError, DataError
 
 
 @pytest.fixture()
@@ -58,3 +59,33 @@ def test_unreadable_names_are_printed_on_one_line(folder):
         data(folder)
     assert caught.value.ways_out == ("data.unreadable=skip",)
     assert data(folder, "data.unreadable=skip").skipped == ["a/x\\ny.png"]
+
+
+def test_gradient_checkpointing_changes_no_gradient(folder):
+    found = []
+    for wanted in ("false", "true"):
+        model = small_model(folder, "model.name=resnet10t",
+                            f"training.grad_checkpointing={wanted}")
+        assert model.grad_checkpointing is (wanted == "true")
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        model.train()(images).square().sum().backward()
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_network_that_cannot_recompute_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ours_without.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(4, num_classes))\n")
+    with pytest.raises(ConfigurationError, match="ours_without:small can't recompute"):
+        small_model(folder, "model.name=ours_without:small", "training.grad_checkpointing=true")
+
+
+def small_model(folder, *words):
+    config = compose([f"data.root={folder}", "model.weights=null", *words]).config
+    torch.manual_seed(0)
+    return assemble_model(config, class_names=["a", "b"], channels=3)[0]

@@ -176,3 +176,20 @@ def test_a_phase_brings_its_own_rate():
     settings = TrainingSettings(epochs=10, seed=0, lr=0.1, schedule=CONSTANT)
     rates = rates_at(0, state=LoopState(), plan=plan_of({0, 1}, lr=0.05), settings=settings)
     assert rates == pytest.approx([0.05, 0.05])
+
+
+def test_too_little_memory_names_the_same_training_in_half_of_it():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    model = Large()
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "lr": 0.1, "base_lr": 0.1,
+                                  "depth": 0, "name": "a"}])
+    with pytest.raises(FinetuneError, match=r"batch of 4 .*data\.batch_size=2 "
+                       r"training\.accumulation_steps=6"):
+        list(run(model, optimizer=optimizer, accumulation_steps=3))

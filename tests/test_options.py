@@ -101,6 +101,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "training.mixup_alpha": ([], ["training.mixup_alpha=0.5"], {"mix"}),
     "training.cutmix_alpha": ([], ["training.cutmix_alpha=0.5"], {"mix"}),
     "training.accumulation_steps": ([], ["training.accumulation_steps=2"], {"steps", "rates"}),
+    "training.grad_checkpointing": ([], ["training.grad_checkpointing=true"], {"recomputes"}),
     "training.max_grad_norm": ([], ["training.max_grad_norm=0.5"], {"clipping"}),
     "training.ema_decay": ([], ["training.ema_decay=0.9"], {"average"}),
     "tracking.mode": ([], ["tracking.mode=disabled"], {"tracking"}),
@@ -184,6 +185,7 @@ def observe(words, monkeypatch):
             "patience": patience_epochs(config.training.patience_fraction, config.training.epochs),
             "steps": method.settings.accumulation_steps, "average": method.average is None,
             "optimizer": type(method.optimizer), "workers": method.loaders["train"].num_workers,
+            "recomputes": method.model.grad_checkpointing,
             "kinds": type(method.model.conv1[0]).__name__,
             "layout": method.lay_out(torch.empty(2, 3, 8, 8)).stride(),
             "decay": [g.weight_decay for g in method.groups], **plans(method, config)}

@@ -16,7 +16,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -187,8 +187,10 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
             targets = targets.to(_device(model), non_blocking=True)
             batches = len(way.loader)
-            loss = _backward(way.forward, way.prepare(images), targets, criterion=criterion,
-                             mix=mix, settings=settings, share=_share(number, batches, settings))
+            with _room(len(images), settings):
+                loss = _backward(
+                    way.forward, way.prepare(images), targets, criterion=criterion, mix=mix,
+                    settings=settings, share=_share(number, batches, settings))
             losses.append(loss)
             shown.append(indices)
             if number % settings.accumulation_steps == 0 or number == batches:
@@ -238,6 +240,20 @@ def _backward(forward: Callable[[Tensor], Tensor], images: Tensor, targets: Tens
     loss = criterion(logits.float(), targets)
     (loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+@contextmanager
+def _room(size: int, settings: TrainingSettings) -> Iterator[None]:
+    """Say what to do when a device's memory is too small for a batch."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        half = max(2, size // 2)
+        raise FinetuneError(
+            f"the device's memory is too small for a batch of {size} ({str(error).split('.')[0]}). "
+            f"The same training in half of it: data.batch_size={half} "
+            f"training.accumulation_steps={2 * settings.accumulation_steps}; or "
+            "training.grad_checkpointing=true, which takes longer") from error
 
 
 def _share(number: int, batches: int, settings: TrainingSettings) -> float:

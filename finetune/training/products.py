@@ -55,12 +55,12 @@ def use_products(model: nn.Module, use: bool) -> None:
 
     Left alone are grouped, dilated and otherwise padded ones and subclasses of `torch.nn.Conv2d`.
     """
-    modules: list[Any] = list(model.modules())
-    for module in modules:
-        if use and type(module) is nn.Conv2d and _is_plain(module):
+    library: Any = nn.Conv2d
+    for module in model.modules():
+        if use and type(module) is library and _is_plain(module):
             module.__class__ = _ProductConv2d
-        elif not use and type(module) is _ProductConv2d:
-            module.__class__ = nn.Conv2d
+        elif not use and isinstance(module, _ProductConv2d):
+            module.__class__ = library
 
 
 def _is_plain(module: Any) -> bool:
