@@ -87,7 +87,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "training.epochs": ([], ["training.epochs=6"], {"epochs", "plan", "rates"}),
     "training.precision": ([], ["training.precision=bf16"], {"logits"}),
     "training.memory_format": ([], ["training.memory_format=contiguous"], {"layout", "logits"}),
-    "training.convolutions": ([], ["training.convolutions=library"], {"kinds"}),
+    "training.convolutions": ([], ["training.convolutions=library"], {"kinds", "logits"}),
     "training.head_fit": (["freezing.policy=head_then_all"], ["training.head_fit=exact"],
                           {"plan", "rates"}),
     "training.loss": (["data.views=2"], ["training.loss=contrastive"],

@@ -351,3 +351,15 @@ def test_an_online_run_sends_its_best_numbers_and_pictures_only_when_asked(folde
         assert ("worst_mistakes" in server.everything) is asked
         assert ("best.safetensors" in server.everything) is asked
         assert "patient" not in server.everything and str(folder) not in server.everything
+
+
+@pytest.mark.usefixtures("no_pages")
+def test_features_learned_without_labels_start_another_run(folder):
+    first = train(folder, "training.loss=contrastive", "data.views=2", "data.transform=strong",
+                  "training.epochs=2")
+    assert 0 <= first.metrics["test"]["accuracy"] <= 1
+    assert main(["evaluate", str(first.path)]) == 0
+    second = train(folder, f"model.weights={first.path}", "freezing.policy=head_only")
+    kept, given = load_file(second.best_weights), load_file(first.best_weights)
+    assert torch.equal(kept["conv1.0.weight"], given["conv1.0.weight"])
+    assert not [name for name in kept if "projection" in name]
