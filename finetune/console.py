@@ -89,10 +89,12 @@ class EpochLine:
         """One epoch is done."""
         depths = result["trainable_depths"]
         shown = "undefined" if value is None else f"{value:.4f}"
+        pace = ("fitted at once" if result.get("solved")
+                else f"{result['images_per_second']:.0f} images/s")
         left = (self.epochs - result["epoch"]) * result["seconds"]
         say(f"epoch {result['epoch']}/{self.epochs}  loss {result['train_loss']:.4f}  "
-            f"val {metric} {shown}{' *' if chosen else '  '}  depths {_span(depths)}  "
-            f"{result['images_per_second']:.0f} images/s  about {left:.0f} s left")
+            f"val {metric} {shown}{' *' if chosen else '  '}  depths {_span(depths)}  {pace}  "
+            f"about {left:.0f} s left")
         self._bar.update(self._task, description=f"epoch {result['epoch'] + 1}")
 
 

@@ -286,8 +286,8 @@ class FrozenPart:
         return Pass(self.method.loaders["train"], self.method.model,
                     self.method.prepare, solve=self._solve)
 
-    def _solve(self) -> float:
-        """Fit the classifier to the cached features; the loss it reaches."""
+    def _solve(self) -> tuple[float, str]:
+        """Fit the classifier to the cached features; the loss it reaches, and what was chosen."""
         config, samples = self.config, self.data.part("train")
         features, (classifier,) = self._features["train"], self._classifiers()
         count, views = len(features), features.views
@@ -308,8 +308,8 @@ class FrozenPart:
         device = self.method.device
         with torch.no_grad():
             logits = rows @ fit.weight.T + fit.bias
-            return float(self.method.criterion(logits.to(device),
-                                               torch.as_tensor(labels).to(device)))
+            loss = self.method.criterion(logits.to(device), torch.as_tensor(labels).to(device))
+        return float(loss), f"penalty {fit.strength:.3g}: {fit.chosen_by}"
 
     def _classifiers(self) -> list[nn.Module]:
         assert self._boundary is not None

@@ -173,6 +173,7 @@ def test_an_exact_head_has_no_gradient_left_but_its_penalty(train):
     """Its loss is below that of many epochs of gradient steps, on the same features."""
     exact = train(*EXACT)
     assert [e["solved"] for e in exact.history] == [True]
+    assert exact.history[0]["fit"].startswith("penalty ")
     assert any("classifier fitted" in text for text in train.said)
     steps = train("freezing.policy=head_only", "training.epochs=30", "data.transform=none")
     assert exact.history[0]["val"]["log_loss"] <= steps.history[-1]["val"]["log_loss"] + 0.02

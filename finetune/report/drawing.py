@@ -65,7 +65,7 @@ def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int 
     for axes, title in ((left, "Loss"), (right, "Metrics on validation")):
         axes.set_title(title, pad=30)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y")
         _mark_epochs(axes, history, chosen)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, borderaxespad=0,

@@ -69,13 +69,13 @@ class Pass:
         loader: Batches of images, or of features of the frozen part, targets and indices.
         forward: From what is prepared to logits (B, K).
         prepare: Brings a batch to the device, normalised.
-        solve: Fits what trains at once instead, and returns the loss; no step is made.
+        solve: Fits what trains at once instead; returns the loss and how it was fitted, in words.
     """
 
     loader: EpochLoader
     forward: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor]
-    solve: Callable[[], float] | None = None
+    solve: Callable[[], tuple[float, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class EpochResult:
     images_per_second: float
     val: dict[str, Any]
     solved: bool = False  # fitted at once, without steps
+    fit: str = ""  # how, in words
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -205,12 +206,12 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
             progress(number, batches)
             if stop():
                 raise Interrupted(f"stopped in epoch {epoch + 1}")
-        train_loss = way.solve() if way.solve else float(torch.stack(losses).mean())
+        train_loss, fit = way.solve() if way.solve else (float(torch.stack(losses).mean()), "")
         seconds = time.perf_counter() - started
         result = EpochResult(
             epoch + 1, train_loss, _rates(optimizer, current), sorted(current.depths), opened,
             current.phase, seconds, sum(map(len, shown)) / seconds, dict(evaluate()),
-            way.solve is not None)
+            way.solve is not None, fit)
         state.history.append(result.to_dict())
         yield result
 
