@@ -59,9 +59,12 @@ def clear_kept(kinds: Sequence[str] = KINDS) -> int:
 
 
 def _told(path: Path) -> str:
-    told = json.loads((path / "about.json").read_text(encoding="utf-8"))
-    views, pictures, *shape = told["shape"]
-    network = told["about"].get("network", ["?"])[0]
+    try:
+        told = json.loads((path / "about.json").read_text(encoding="utf-8"))
+        views, pictures, *shape = told["shape"]
+        network = told["about"].get("network", ["?"])[0]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "damaged"
     return (f"{network} before {told['about'].get('boundary', '?')}, {pictures} pictures, "
             f"{views} view{'s' if views > 1 else ''}, {'x'.join(map(str, shape))} {told['dtype']}")
 

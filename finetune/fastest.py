@@ -27,7 +27,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
                       device: torch.device, say: Callable[[str], object]) -> Config:
     """The configuration with ``auto`` replaced by a choice, in precision and memory format.
 
-    A short training computes in float32, channels last. A longer one is measured, a second or two,
+    A short training computes in float32, channels last. A longer one is measured, on a few steps,
     and the answer is kept for the next run of the same network, size, batch, machine and torch.
 
     Args:

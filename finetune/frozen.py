@@ -167,7 +167,7 @@ class FrozenPart:
         if _solves(method, self.config, plan):
             self._enter(plan, epoch, solving=True)
             return self._solution()
-        if lowest != self._lowest or (lowest and self._boundary is None and epoch == 0):
+        if lowest != self._lowest:
             self._enter(plan, epoch)
         if self._boundary is None or self._prefix is None:
             return Pass(method.loaders["train"], method.model, method.prepare)
@@ -198,6 +198,8 @@ class FrozenPart:
         try:
             self._boundary = find_boundary(self.method.model, self._lowest, images)
         except CannotCut as error:
+            if solving:
+                raise ConfigurationError(f"{error}: training.head_fit=sgd") from error
             self.say(f"{error}: trained whole, nothing cached")
             return
         self._prefix = build_prefix(self.method.model, self._boundary, images=images)

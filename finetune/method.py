@@ -254,6 +254,7 @@ def _settings(config: Config, device: torch.device) -> TrainingSettings:
             Course(schedule.name.value), schedule.warmup_fraction, schedule.final_fraction,
             schedule.step_count, schedule.step_factor, schedule.restart),
         accumulation_steps=training.accumulation_steps, max_grad_norm=training.max_grad_norm,
+        batch_size=config.data.batch_size,
         autocast=arithmetic(config).autocast(device))
 
 

@@ -33,6 +33,14 @@ def test_clear_deletes_what_it_is_told(kept, capsys):
     assert main(["cache", "clear"]) == 0, "nothing there is no mistake"
 
 
+def test_a_damaged_cache_is_listed_and_deleted(kept, capsys):
+    (cache_folder() / "features" / "one" / "about.json").write_text("[1")
+    assert main(["cache", "ls"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert main(["cache", "clear", "features"]) == 0
+    assert [k.kind for k in list_kept()] == ["arithmetic"]
+
+
 def test_an_unknown_kind_is_refused(kept, capsys):
     assert main(["cache", "clear", "feature"]) == 2
     assert "did you mean 'features'" in capsys.readouterr().err

@@ -39,7 +39,8 @@ def optimizer_of(model, lr=0.1):
 def run(model, loader=None, *, optimizer=None, plan=lambda h: plan_of({0, 1}), state=None,
         criterion=None, evaluate=dict, **options):
     settings = {k: options.pop(k) for k in ("epochs", "accumulation_steps", "max_grad_norm",
-                                            "schedule", "seed") if k in options}
+                                            "schedule", "seed", "batch_size")
+                if k in options}
     settings = {"epochs": 2, "seed": 0, "lr": 0.1, "schedule": CONSTANT} | settings
     way = Pass(loader or batches(), model, lambda x: x)
     return train(model, optimizer=optimizer or optimizer_of(model),
@@ -192,4 +193,4 @@ def test_too_little_memory_names_the_same_training_in_half_of_it():
                                   "depth": 0, "name": "a"}])
     with pytest.raises(FinetuneError, match=r"batch of 4 .*data\.batch_size=2 "
                        r"training\.accumulation_steps=6"):
-        list(run(model, optimizer=optimizer, accumulation_steps=3))
+        list(run(model, optimizer=optimizer, accumulation_steps=3, batch_size=4))

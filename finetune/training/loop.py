@@ -88,6 +88,7 @@ class TrainingSettings:
         lr: The classifier's base rate, to which a phase's own rate is compared.
         accumulation_steps: Batches in one optimizer step.
         max_grad_norm: Gradients are scaled down to this norm; None = not.
+        batch_size: Pictures in a batch; for a message.
         autocast: Makes a context for the forward pass.
     """
 
@@ -97,6 +98,7 @@ class TrainingSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     accumulation_steps: int = 1
     max_grad_norm: float | None = None
+    batch_size: int = 32
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
@@ -188,7 +190,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
             targets = targets.to(_device(model), non_blocking=True)
             batches = len(way.loader)
-            with _room(len(images), settings):
+            with _room(settings):
                 loss = _backward(
                     way.forward, way.prepare(images), targets, criterion=criterion, mix=mix,
                     settings=settings, share=_share(number, batches, settings))
@@ -244,15 +246,15 @@ def _backward(forward: Callable[[Tensor], Tensor], images: Tensor, targets: Tens
 
 
 @contextmanager
-def _room(size: int, settings: TrainingSettings) -> Iterator[None]:
+def _room(settings: TrainingSettings) -> Iterator[None]:
     """Say what to do when a device's memory is too small for a batch."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        half = max(2, size // 2)
+        size = settings.batch_size
         raise FinetuneError(
             f"the device's memory is too small for a batch of {size} ({str(error).split('.')[0]}). "
-            f"The same training in half of it: data.batch_size={half} "
+            f"The same training in half of it: data.batch_size={max(2, size // 2)} "
             f"training.accumulation_steps={2 * settings.accumulation_steps}; or "
             "training.grad_checkpointing=true, which takes longer") from error
 
