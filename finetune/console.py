@@ -89,7 +89,7 @@ class EpochLine:
         """One epoch is done."""
         depths = result["trainable_depths"]
         shown = "undefined" if value is None else f"{value:.4f}"
-        pace = ("fitted at once" if result.get("solved")
+        pace = ("fitted at once" if result.get("fit")
                 else f"{result['images_per_second']:.0f} images/s")
         left = (self.epochs - result["epoch"]) * result["seconds"]
         say(f"epoch {result['epoch']}/{self.epochs}  loss {result['train_loss']:.4f}  "

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.assembly import cache_folder
 from finetune.config import Config, MemoryFormat, Precision
 from finetune.files import write_json
+from finetune.method import noise
 from finetune.specs import InputSpec
 from finetune.training.arithmetic import Arithmetic, candidates, measure_arithmetic
 
@@ -52,7 +53,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
             "machine)")
         return _with(config, Arithmetic(**known))
     size = min(8, config.data.batch_size)
-    pace = measure_arithmetic(model, _noise(spec, size, device), among[:1], rounds=1)[among[0]]
+    pace = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1)[among[0]]
     if pace / size * pictures * training.epochs < SHORT:
         return _with(config, among[0])
     return _with(config, _measured(model, spec, device, among, key, pace / size, config, say))
@@ -61,7 +62,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
 def _measured(model: nn.Module, spec: InputSpec, device: torch.device, among: list[Arithmetic],
               key: str, pace: float, config: Config, say: Callable[[str], object]) -> Arithmetic:
     size = max(2, min(config.data.batch_size, int(STEP / pace)))
-    times = measure_arithmetic(model, _noise(spec, size, device), among, rounds=2)
+    times = measure_arithmetic(model, noise(spec, size, device), among, rounds=2)
     best = min(times, key=lambda each: times[each] * (ADVANTAGE if each != among[0] else 1.0))
     told = ", ".join(f"{a.precision} {a.memory_format} {times[among[0]] / t:.2f}"
                      for a, t in times.items())
@@ -76,11 +77,6 @@ def _with(config: Config, arithmetic: Arithmetic) -> Config:
     return replace(config, training=replace(
         config.training, precision=Precision(arithmetic.precision),
         memory_format=MemoryFormat(arithmetic.memory_format)))
-
-
-def _noise(spec: InputSpec, size: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(size, spec.channels, *spec.size, generator=generator).to(device)
 
 
 def _key(config: Config, spec: InputSpec, device: torch.device, among: list[Arithmetic]) -> str:

@@ -50,8 +50,8 @@ from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, cla
 from finetune.training.schedules import Course, ScheduleSettings
 
 __all__ = ["Method", "arithmetic", "build_method", "build_part_loader", "build_plan",
-           "freeze_and_hash", "last_opening", "pack_pictures", "planned_pack", "predict_part",
-           "select_metric", "validate"]
+           "freeze_and_hash", "last_opening", "noise", "pack_pictures", "planned_pack",
+           "predict_part", "select_metric", "validate"]
 
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
@@ -120,14 +120,15 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
                       cutmix_alpha=training.cutmix_alpha),
         plan=build_plan(config, model), settings=_settings(config, device),
         class_weights=weights, device=device, lay_out=arithmetic(config).lay_out,
-        example=_example(spec, device),
+        example=noise(spec, 2, device),
         ordered=functools.partial(build_part_loader, config, data, spec, device=device,
                                   source=source, in_order=True))
 
 
-def _example(spec: InputSpec, device: torch.device) -> Tensor:
+def noise(spec: InputSpec, count: int, device: torch.device) -> Tensor:
+    """Images (count, C, H, W) of noise, always the same, to watch or time a pass with."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, spec.channels, *spec.size, generator=generator).to(device)
+    return torch.randn(count, spec.channels, *spec.size, generator=generator).to(device)
 
 
 def _criterion(config: Config, labels: LabelSpec, weights: Tensor | None) -> nn.Module:

@@ -20,6 +20,18 @@ def _apart_from_the_users_settings(tmp_path_factory, monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def without_pages(monkeypatch):
+    """Runs draw nothing and write an empty page: for tests of training alone."""
+    from finetune import run
+    from finetune.files import write_text
+
+    monkeypatch.setattr(run, "write_figures", lambda path: [])
+    monkeypatch.setattr(run, "write_report",
+                        lambda path, reader=None: write_text(path / "report.html", ""))
+    monkeypatch.setattr(run.session, "write_batch_figures", lambda *args: None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets, or skip."""

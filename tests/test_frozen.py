@@ -14,11 +14,11 @@ from finetune.assembly import cache_folder
 from finetune.composition import compose
 from finetune.config import CacheFeatures
 from finetune.errors import ConfigurationError
-from finetune.files import write_text
 from finetune.frozen import cache_choice, stretch
 from finetune.models.freezing import EpochPlan
 from finetune.run import fit
 
+pytestmark = pytest.mark.usefixtures("without_pages")
 CACHED = ["freezing.policy=below", "freezing.below=layer3", "data.transform=none"]
 
 
@@ -30,14 +30,6 @@ def pictures(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures") / "some.npz"
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _no_pages(monkeypatch):
-    monkeypatch.setattr(run_module, "write_figures", lambda path: [])
-    monkeypatch.setattr(run_module, "write_report",
-                        lambda path, reader=None: write_text(path / "report.html", ""))
-    monkeypatch.setattr(run_module.session, "write_batch_figures", lambda *args: None)
 
 
 @pytest.fixture
@@ -172,7 +164,7 @@ EXACT = ["freezing.policy=head_only", "training.head_fit=exact", "training.epoch
 def test_an_exact_head_has_no_gradient_left_but_its_penalty(train):
     """Its loss is below that of many epochs of gradient steps, on the same features."""
     exact = train(*EXACT)
-    assert [e["solved"] for e in exact.history] == [True]
+    assert [e["fit"] is not None for e in exact.history] == [True]
     assert exact.history[0]["fit"].startswith("penalty ")
     assert any("classifier fitted" in text for text in train.said)
     steps = train("freezing.policy=head_only", "training.epochs=30", "data.transform=none")
@@ -185,7 +177,7 @@ def test_an_exact_head_has_no_gradient_left_but_its_penalty(train):
 def test_an_exact_head_begins_head_then_all_and_may_be_the_best(train):
     run = train("freezing.policy=head_then_all", "training.head_fit=exact", "training.epochs=3",
                 "optimizer.lr=1e-7")
-    assert [e["solved"] for e in run.history] == [True, False, False]
+    assert [e["fit"] is not None for e in run.history] == [True, False, False]
     assert [len(e["trainable_depths"]) for e in run.history] == [1, 6, 6]
     assert run.metrics["selection"]["epoch"] in (1, 2, 3)
     assert run.history[1]["lr"]["fc"] > 0
@@ -244,6 +236,25 @@ def test_a_classifier_that_is_fitted_alone_takes_one_epoch(pictures):
     rehearsal = compose(["recipe=linear_probe"])
     assert rehearsal.config.training.epochs == 1 and rehearsal.notes == ()
     assert "training.epochs" not in rehearsal.replaced
+
+
+def test_an_exact_head_on_a_network_that_cannot_be_cut_is_refused(train, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ours_skipping.py").write_text(
+        "from torch import nn\n"
+        "class Skipping(nn.Module):\n"
+        "    def __init__(self, num_classes, in_channels):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(in_channels, 4, 3)\n"
+        "        self.fc = nn.Linear(4, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        x = self.conv(x)\n"
+        "        return self.fc(x.mean((2, 3))) * x.mean()\n")
+    words = ["model.name=ours_skipping:Skipping", "freezing.policy=head_only"]
+    with pytest.raises(ConfigurationError, match=r"can't be cut .*training\.head_fit=sgd"):
+        train(*words, *EXACT[1:])
+    run = train(*words, "training.epochs=1")
+    assert len(run.history) == 1 and any("trained whole" in text for text in train.said)
 
 
 def test_nothing_is_written_beside_the_cache_folder(train, tmp_path):

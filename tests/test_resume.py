@@ -20,6 +20,7 @@ from finetune.files import write_text
 from finetune.run import fit, resume
 from finetune.run_directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("without_pages")
 TIMES = {"seconds", "images_per_second"}
 POLICIES = {
     "none": ["freezing.policy=none"],
@@ -58,14 +59,6 @@ def pictures(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures") / "some.npz"
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _no_pages(monkeypatch):
-    monkeypatch.setattr(run_module, "write_figures", lambda path: [])
-    monkeypatch.setattr(run_module, "write_report",
-                        lambda path, reader=None: write_text(path / "report.html", ""))
-    monkeypatch.setattr(run_module.session, "write_batch_figures", lambda *args: None)
 
 
 def words(pictures, folder, *more):
@@ -143,7 +136,7 @@ def only_run(folder):
 def test_a_killed_run_goes_on_bit_by_bit(extra, whole, pictures, tmp_path, monkeypatch):
     reference = whole(*extra)
     config = compose(words(pictures, tmp_path / "cut", *extra)).config
-    stepped = sum(not entry["solved"] for entry in reference.history)
+    stepped = sum(entry["fit"] is None for entry in reference.history)
     killed_at(monkeypatch, stepped * 5 - 2, config)
     cut = only_run(tmp_path / "cut")
     assert 0 < len(cut.history) < len(reference.history)

@@ -126,8 +126,7 @@ class EpochResult:
     seconds: float
     images_per_second: float
     val: dict[str, Any]
-    solved: bool = False  # fitted at once, without steps
-    fit: str = ""  # how, in words
+    fit: str | None = None  # how it was fitted at once, without steps, in words
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -208,12 +207,12 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
             progress(number, batches)
             if stop():
                 raise Interrupted(f"stopped in epoch {epoch + 1}")
-        train_loss, fit = way.solve() if way.solve else (float(torch.stack(losses).mean()), "")
+        train_loss, fit = way.solve() if way.solve else (float(torch.stack(losses).mean()), None)
         seconds = time.perf_counter() - started
         result = EpochResult(
             epoch + 1, train_loss, _rates(optimizer, current), sorted(current.depths), opened,
             current.phase, seconds, sum(map(len, shown)) / seconds, dict(evaluate()),
-            way.solve is not None, fit)
+            fit)
         state.history.append(result.to_dict())
         yield result
 
@@ -273,7 +272,7 @@ def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, settings: TrainingSe
     schedule's. With ``restart``, the schedule starts anew at each change of phase and runs to
     the end of training.
     """
-    solved = sum(bool(past.get("solved")) for past in state.history)
+    solved = sum(past.get("fit") is not None for past in state.history)
     total = (settings.epochs - solved) * per_epoch
     start = state.phase_start if settings.schedule.restart else 0
     factor = lr_multiplier(state.step - start, total=max(1, total - start),
