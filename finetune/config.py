@@ -268,6 +268,7 @@ class TrainingConfig:
     loss: Loss = Loss.labels  # contrastive: SimCLR's, the labels only teach a classifier beside it
     convolutions: Convolutions = Convolutions.products  # matrix products for few pixels, on CPUs
     head_fit: HeadFitting = HeadFitting.sgd  # exact: classifier alone, by L-BFGS, in one epoch
+    head_strength: float | None = None  # exact: L2 penalty, above 0; unset: chosen by folds
     cache_features: CacheFeatures = CacheFeatures.auto  # always: also where one epoch reads them
     cache_views: int | None = None  # so many augmented views are cached, 1 up; unset: none
     cache_limit: float = 20.0  # GB that all cached features may take; above 0

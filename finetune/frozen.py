@@ -39,10 +39,13 @@ from finetune.training.features import (
     open_features,
     write_features,
 )
-from finetune.training.head_fit import fit_head, load_head
+from finetune.training.head_fit import STRENGTHS, fit_head, load_head
 from finetune.training.loop import Pass
 
-__all__ = ["FrozenPart", "cache_choice", "outlook", "stretch"]
+__all__ = ["HAND_OVER", "FrozenPart", "cache_choice", "outlook", "stretch"]
+
+
+HAND_OVER = 0.03  # the weakest penalty of an exact head that is trained on; docs/method.md
 
 
 def stretch(plan: Callable[[list[dict[str, Any]]], EpochPlan], epoch: int, epochs: int) -> int:
@@ -304,7 +307,8 @@ class FrozenPart:
             groups=groups * views if views > 1 or samples.groups else None,
             class_weights=self.method.class_weights,
             sample_weights=np.tile(drawn / drawn.mean(), views),
-            label_smoothing=config.training.label_smoothing, seed=config.seed)
+            label_smoothing=config.training.label_smoothing, seed=config.seed,
+            strengths=self._strengths())
         load_head(classifier, fit)
         self.say(f"classifier fitted: {fit.chosen_by}")
         device = self.method.device
@@ -312,6 +316,13 @@ class FrozenPart:
             logits = rows @ fit.weight.T + fit.bias
             loss = self.method.criterion(logits.to(device), torch.as_tensor(labels).to(device))
         return float(loss), f"penalty {fit.strength:.3g}: {fit.chosen_by}"
+
+    def _strengths(self) -> list[float]:
+        """Penalties to choose from: a strong one where training goes on from the fit."""
+        given, last = self.config.training.head_strength, self.config.training.epochs == 1
+        if given is not None:
+            return [given]
+        return [s for s in STRENGTHS if last or s >= HAND_OVER]
 
     def _classifiers(self) -> list[nn.Module]:
         assert self._boundary is not None

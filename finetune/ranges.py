@@ -41,6 +41,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "training.epochs": (1, True, 100_000, True),
     "training.cache_views": (1, True, 1000, True),
     "training.cache_limit": (0, False, 1e6, True),
+    "training.head_strength": (0, False, 1e6, True),
     "training.temperature": (0, False, 10, True),
     "training.patience_fraction": (0, False, 1, True),
     "training.label_smoothing": (0, True, 1, False),
@@ -116,6 +117,8 @@ def _head_problems(config: Config) -> list[str]:
     if exact and (training.mixup_alpha or training.cutmix_alpha) and \
             policy is FreezingPolicy.head_only:
         found.append("training.head_fit=exact fits pictures as they are: no mixup, no cutmix")
+    if training.head_strength is not None and not exact:
+        found.append("training.head_strength does nothing without training.head_fit=exact")
     if exact and config.model.head is not Head.linear:
         found.append(f"training.head_fit=exact fits model.head=linear, not {config.model.head}")
     if training.cache_views is not None and config.data.transform == "none":

@@ -14,7 +14,7 @@ from finetune.assembly import cache_folder
 from finetune.composition import compose
 from finetune.config import CacheFeatures
 from finetune.errors import ConfigurationError
-from finetune.frozen import cache_choice, stretch
+from finetune.frozen import HAND_OVER, cache_choice, stretch
 from finetune.models.freezing import EpochPlan
 from finetune.run import fit
 
@@ -216,6 +216,7 @@ def test_an_exact_head_without_a_cache_is_the_same(train):
 
 @pytest.mark.parametrize(("words", "told"), [
     (["training.head_fit=exact"], "does nothing with freezing.policy=none"),
+    (["training.head_strength=1"], "nothing without training.head_fit=exact"),
     ([*EXACT, "model.head=mlp"], "model.head=linear, not mlp"),
     ([*EXACT, "training.mixup_alpha=0.2"], "no mixup"),
     (["training.cache_views=2", "data.transform=none"], "data.transform=none has none"),
@@ -261,3 +262,17 @@ def test_nothing_is_written_beside_the_cache_folder(train, tmp_path):
     train(*CACHED)
     assert all(Path(c).is_relative_to(cache_folder()) for c in caches())
     assert not any("draft" in p.name for p in (cache_folder() / "features").iterdir())
+
+
+def strength(run):
+    return float(run.history[0]["fit"].split()[1].rstrip(":"))
+
+
+def test_a_penalty_is_given_or_chosen_and_strong_where_training_goes_on(train):
+    assert strength(train(*EXACT, "training.head_strength=0.7")) == 0.7
+    weak = ["training.head_strength=0.0001"]
+    assert not torch.allclose(weights(train(*EXACT, *weak))["fc.weight"],
+                              weights(train(*EXACT))["fc.weight"])
+    on = ["freezing.policy=head_then_all", "training.head_fit=exact", "training.epochs=2"]
+    assert strength(train(*on)) >= HAND_OVER
+    assert strength(train(*on, *weak)) == 0.0001

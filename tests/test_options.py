@@ -115,7 +115,8 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
 ELSEWHERE = {  # seen best where they act
     "data.unreadable": "test_run.py", "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",
-    "training.cache_views": "test_frozen.py", "training.cache_limit": "test_frozen.py",
+    "training.cache_views": "test_frozen.py", "training.head_strength": "test_frozen.py",
+    "training.cache_limit": "test_frozen.py",
     "tracking.upload_model": "test_tracking.py",
 }
 
