@@ -27,7 +27,8 @@ COLUMNS = ("fit", "lowest", "last", "best", "test")
 def main() -> None:
     """Run the benchmark."""
     options = parse()
-    runs = list(itertools.product(options.strengths, options.rates, range(options.seeds)))
+    runs = list(itertools.product(options.strengths.split(","), options.rates.split(","),
+                                  range(options.seeds)))
     print(f"| penalty | rate | seed | {' | '.join(COLUMNS)} |")
     print("|---|---|---|" + "---|" * len(COLUMNS))
     gathered: list[list[float]] = []
@@ -48,9 +49,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="a folder of class folders, or a CSV")
     parser.add_argument("--recipe", default="medical")
     parser.add_argument("--weights", default="packaged", choices=list(ARCHITECTURES))
-    parser.add_argument("--strengths", nargs="+", default=["auto"],
-                        help="training.head_strength; auto: as the program chooses")
-    parser.add_argument("--rates", nargs="+", default=["0.0003"], help="optimizer.lr")
+    parser.add_argument("--strengths", default="auto",
+                        help="training.head_strength, with commas; auto: as the program chooses")
+    parser.add_argument("--rates", default="0.0003", help="optimizer.lr, with commas")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--size", type=int, default=96)

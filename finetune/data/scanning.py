@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,15 @@ def _key(name: str, stamp: Stamp) -> _Key:
 def decoder_versions() -> str:
     """The libraries that decide about pixels: they may change them between versions."""
     libraries = ("pillow", "tifffile", "imagecodecs", "opencv-python-headless", "simplejpeg")
-    return " ".join(version(each) for each in libraries)
+    return " ".join(_version(each) for each in libraries)
+
+
+def _version(library: str) -> str:
+    """As its metadata say; another build of a library (opencv-python) has another name."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _edition() -> str:
