@@ -239,7 +239,7 @@ def test_the_path_is_the_held_out_log_loss_of_separate_fits():
         losses.append(nn.functional.cross_entropy(logits(features[held], fit),
                                                   torch.as_tensor(labels[held])).item())
     assert [point["strength"] for point in path] == [1.0, STRENGTH]
-    assert path[1]["log_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert path[1]["log_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
     assert path[1]["standard_error"] == pytest.approx(np.std(losses, ddof=1) / 5 ** 0.5, rel=1e-3)
 
 

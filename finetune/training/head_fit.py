@@ -91,7 +91,7 @@ def fit_head(features: Tensor, labels: Any, *, label_spec: LabelSpec, groups: An
         grid = [s for s in grid if s > strength] + [strength]
     dtype = torch.float64 if features.numel() <= FLOAT64_ENTRIES else torch.float32
     *_, (weight, bias, slope) = logistic_path(rows, grid, smoothing=label_smoothing, axes=axes,
-                                              tolerance=1e-7, dtype=dtype)
+                                              tolerance=1e-6, dtype=dtype)
     if slope > 1e-4:
         chosen_by += f"; L-BFGS stopped early, at a gradient of {slope:.1g}"
     return HeadFit(weight.float(), bias.float(), grid[-1], path, chosen_by)
@@ -212,7 +212,7 @@ def _held_out_losses(fit: LogisticRows, held: LogisticRows, grid: Sequence[float
     held = held.labelled_as_in(fit)
     loss, features = held.loss(smoothing=0.0), held.features.double()
     for weight, bias, _ in logistic_path(fit, grid, smoothing=smoothing, axes=axes,
-                                         tolerance=1e-5, dtype=torch.float32):
+                                         tolerance=1e-4, dtype=torch.float32):
         yield loss.value_and_probabilities(weight @ features.T + bias[:, None])[0]
 
 

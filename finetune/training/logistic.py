@@ -110,7 +110,8 @@ def logistic_path(rows: LogisticRows, strengths: Sequence[float], *, smoothing: 
         rows: What to fit.
         strengths: L2 penalties, above 0.
         smoothing: Label smoothing, 0..1.
-        tolerance: L-BFGS ends at a scaled gradient of this, or after `STEPS` steps.
+        tolerance: L-BFGS ends at a scaled gradient of this, where a step gains a tenth of its
+            square (float32 can't tell less in the folds), or after `STEPS` steps.
         axes: `principal_axes` of these or similar rows, (D, D). They change the time, not the
             solution. None: from these rows, of which there should be fewer than features.
         dtype: Of the products with the features; losses and sums are float64 in any case.
@@ -178,6 +179,6 @@ def _minimise(loss: LogisticLoss, coordinates: Tensor, variances: Tensor, start:
         return value + strength / 2 * float(weight.square().sum()), gradient.flatten().numpy()
 
     found = minimize(objective, (start / scale).flatten().numpy(), jac=True, method="L-BFGS-B",
-                     options={"gtol": tolerance, "ftol": 1e-15, "maxiter": STEPS,
+                     options={"gtol": tolerance, "ftol": tolerance**2 / 10, "maxiter": STEPS,
                               "maxfun": 2 * STEPS})
     return torch.from_numpy(found.x).view_as(start) * scale, float(np.abs(found.jac).max())
