@@ -20,8 +20,8 @@ from finetune.errors import CheckError, InputError
 from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.memory import keep_freed_memory
-from finetune.report.figures import write_batch_figure
 from finetune.report.mistakes import find_mistakes
+from finetune.report.sheet import write_sheet
 from finetune.run_directory import RunDirectory
 from finetune.specs import InputSpec, LabelKind, LabelSpec
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
@@ -184,9 +184,9 @@ def write_batch_figures(run: RunDirectory, loaders: Mapping[str, DataLoader[Any]
         items = [dataset[(int(i), int(i) + 1)] for i in places]
         images = [item[0].permute(1, 2, 0).numpy() for item in items]
         titles = [_title(item[1], labels) for item in items]
-        write_batch_figure(run.path / "figures" / f"batch_{part}.png", images, titles,
-                           title=f"{part}: what the network sees, {spec.size[0]} px, "
-                                 f"{spec.resize.value}")
+        write_sheet(run.path / "figures" / f"batch_{part}.png", images, titles,
+                    title=f"{part}: what the network sees, {spec.size[0]} px, "
+                          f"{spec.resize.value}")
 
 
 def _title(target: Tensor, labels: LabelSpec) -> str:

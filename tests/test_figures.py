@@ -13,8 +13,9 @@ from PIL import Image
 from run_builder import build_run
 from sklearn import metrics as reference
 
-from finetune.report.figures import FIGURES, write_batch_figure, write_figures
+from finetune.report.figures import FIGURES, write_figures
 from finetune.report.fonts import find_families
+from finetune.report.sheet import write_sheet
 
 
 def rows(path):
@@ -142,7 +143,7 @@ def test_a_batch_of_any_channels_is_drawn(channels, dtype, tmp_path):
     random = np.random.default_rng(0)
     images = [(random.random((20, 30, channels)) * (255 if dtype == "uint8" else 1)).astype(dtype)
               for _ in range(5)]
-    path = write_batch_figure(tmp_path / "batch.png", images, ["a", "肺", "<b>", "", "x" * 80],
-                              title="train")
+    path = write_sheet(tmp_path / "batch.png", images, ["a", "肺", "<b>", "", "x" * 80],
+                       title="train")
     with Image.open(path) as image:
         assert image.width > 100

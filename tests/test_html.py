@@ -11,9 +11,10 @@ from run_builder import build_run
 
 from finetune.errors import DataError
 from finetune.evaluation.predictions import Predictions
-from finetune.report.figures import write_batch_figure, write_figures
+from finetune.report.figures import write_figures
 from finetune.report.html import write_report
 from finetune.report.mistakes import find_mistakes
+from finetune.report.sheet import write_sheet
 
 EVIL = ["<script>alert(1)</script>", "\"a\" & 'b'", "</style>{{ 7 * 7 }}"]
 
@@ -131,8 +132,8 @@ def test_many_classes_and_pictures_stay_one_small_file(tmp_path):
     pictures = [random.integers(0, 256, (16, 16, 3), np.uint8).repeat(16, 0).repeat(16, 1)
                 for _ in range(16)]
     for part in ("train", "val"):
-        write_batch_figure(tmp_path / "figures" / f"batch_{part}.png", pictures, names[:16],
-                           title=part)
+        write_sheet(tmp_path / "figures" / f"batch_{part}.png", pictures, names[:16],
+                    title=part)
     assert page(run, read_picture=lambda _: pictures[0]).count("data:image/jpeg") == 14
     assert (tmp_path / "report.html").stat().st_size < 3e6
 

@@ -7,9 +7,9 @@ recall and F1 of a class follow scikit-learn's ``zero_division=0``; means leave 
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as reference
 
 from finetune.errors import CheckError, DataError, first_of
+from finetune.evaluation.class_report import class_report
 from finetune.evaluation.per_class import confusion_counts, describe_class
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.selection import SELECT_METRICS, higher_is_better, select_value
@@ -88,9 +88,10 @@ def _metrics(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec) -> 
 def _single_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec) -> Metrics:
     width = spec.output_width
     predicted = probabilities.argmax(axis=1)
-    matrix = reference.confusion_matrix(labels, predicted, labels=range(width))
+    matrix = np.bincount(width * labels + predicted, minlength=width**2).reshape(width, width)
     truth = np.eye(width)[labels]
-    per_class = _per_class(truth, np.eye(width)[predicted], probabilities, spec)
+    answers = np.eye(width)[predicted]
+    per_class = _per_class(truth, answers, probabilities, spec)
     result = {
         "count": len(labels),
         **_agreement(labels, predicted, matrix),
@@ -99,7 +100,7 @@ def _single_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec
         "per_class": per_class,
         "class_names": list(spec.class_names),
         "confusion_matrix": matrix.tolist(),
-        "classification_report": _report(labels, predicted, spec),
+        "classification_report": _report(truth, answers, spec),
     }
     if spec.is_binary:
         result["positive"] = _positive(matrix, spec)
@@ -113,10 +114,16 @@ def _agreement(labels: np.ndarray, predicted: np.ndarray, matrix: np.ndarray) ->
     return {
         "accuracy": float(np.mean(labels == predicted)),
         "balanced_accuracy": float(recalls.mean()),
-        "macro_f1": float(reference.f1_score(labels, predicted, average="macro", zero_division=0)),
+        "macro_f1": float(_f1(matrix).mean()),
         "cohen_kappa": _kappa(matrix),
-        "mcc": _correlation(labels, predicted),
+        "mcc": _correlation(matrix),
     }
+
+
+def _f1(matrix: np.ndarray) -> np.ndarray:
+    """F1 of each class that occurs, in truth or answer."""
+    both = matrix.sum(axis=0) + matrix.sum(axis=1)
+    return np.asarray(2 * matrix.diagonal()[both > 0] / both[both > 0])
 
 
 def _kappa(matrix: np.ndarray) -> float | None:
@@ -126,11 +133,13 @@ def _kappa(matrix: np.ndarray) -> float | None:
     return None if expected == 1 else float((matrix.trace() / total - expected) / (1 - expected))
 
 
-def _correlation(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Matthews correlation; 0 by convention when all answers or all labels are one class."""
-    if len(np.unique(labels)) < 2 or len(np.unique(predicted)) < 2:
-        return 0.0
-    return float(reference.matthews_corrcoef(labels, predicted))
+def _correlation(matrix: np.ndarray) -> float:
+    """Matthews correlation (Gorodkin 2004); 0 by convention when all answers or labels are one."""
+    truth, answers = matrix.sum(axis=1, dtype=float), matrix.sum(axis=0, dtype=float)
+    total = truth.sum()
+    together = matrix.trace() * total - truth @ answers
+    spread = (total**2 - answers @ answers) * (total**2 - truth @ truth)
+    return float(together / np.sqrt(spread)) if spread else 0.0
 
 
 def _probabilistic(labels: np.ndarray, truth: np.ndarray, probabilities: np.ndarray) -> Metrics:
@@ -147,8 +156,8 @@ def _probabilistic(labels: np.ndarray, truth: np.ndarray, probabilities: np.ndar
         "ece": expected_calibration_error(labels, probabilities),
     }
     if width >= TOP_K_FROM:
-        result[f"top_{TOP_K}_accuracy"] = float(reference.top_k_accuracy_score(
-            labels, probabilities, k=TOP_K, labels=range(width)))
+        best = np.argsort(probabilities, axis=1, kind="stable")[:, -TOP_K:]
+        result[f"top_{TOP_K}_accuracy"] = float((best == labels[:, None]).any(axis=1).mean())
     return result
 
 
@@ -209,12 +218,11 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _report(labels: np.ndarray, predicted: np.ndarray, spec: LabelSpec) -> str:
-    """scikit-learn's report over the classes that occur, in truth or answer."""
-    present = np.union1d(labels, predicted).astype(int)
-    return str(reference.classification_report(
-        labels, predicted, labels=present, digits=3, zero_division=0,
-        target_names=[spec.class_names[i] for i in present]))
+def _report(truth: np.ndarray, predicted: np.ndarray, spec: LabelSpec) -> str:
+    """The report over the classes that occur, in truth or answer; both (N, K) one-hot."""
+    present = np.flatnonzero(truth.any(axis=0) | predicted.any(axis=0))
+    return class_report(truth[:, present] > 0, predicted[:, present] > 0,
+                        [spec.class_names[i] for i in present], exclusive=True)
 
 
 def _multi_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec) -> Metrics:
@@ -236,15 +244,9 @@ def _multi_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec)
         "class_names": list(spec.class_names),
         "confusion_matrix": [confusion_counts(labels[:, i], predicted[:, i]).tolist()
                              for i in range(spec.output_width)],
-        "classification_report": _set_report(truth, predicted, spec),
+        "classification_report": class_report(truth, predicted, spec.class_names,
+                                              exclusive=False),
     }
-
-
-def _set_report(truth: np.ndarray, predicted: np.ndarray, spec: LabelSpec) -> str:
-    """scikit-learn's report; it takes one column for two classes, so its positive is named."""
-    one: dict[str, Any] = {"labels": [True]} if spec.output_width == 1 else {}
-    return str(reference.classification_report(
-        truth, predicted, digits=3, zero_division=0, target_names=list(spec.class_names), **one))
 
 
 def _set_agreement(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray) -> Metrics:
@@ -254,13 +256,14 @@ def _set_agreement(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray) 
     scikit-learn's ``zero_division=nan`` does.
     """
     pictures = known.any(axis=1)
-    right = (truth == predicted).all(axis=1)[pictures]
-    scores = [reference.f1_score(truth[:, i], predicted[:, i], zero_division=0)
-              for i in np.flatnonzero((truth | predicted).any(axis=0))]
-    micro = reference.f1_score(truth.ravel(), predicted.ravel(), zero_division=0)
-    return {"accuracy": float(right.mean()) if pictures.any() else None,
-            "macro_f1": float(np.mean(scores)) if scores else None,
-            "micro_f1": float(micro) if scores else None}
+    all_right = (truth == predicted).all(axis=1)[pictures]
+    right = (truth & predicted).sum(axis=0)
+    both = truth.sum(axis=0) + predicted.sum(axis=0)
+    occurs = both > 0
+    scores = 2 * right[occurs] / both[occurs]
+    return {"accuracy": float(all_right.mean()) if pictures.any() else None,
+            "macro_f1": float(scores.mean()) if occurs.any() else None,
+            "micro_f1": float(2 * right.sum() / both.sum()) if occurs.any() else None}
 
 
 def _masked_losses(labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray) -> Metrics:

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as reference
+
+from finetune.evaluation.ranking import average_precision, roc_auc
 
 __all__ = ["class_areas", "confusion_counts", "describe_class", "measured_by_class"]
 
@@ -29,8 +30,8 @@ def class_areas(truth: np.ndarray, scores: np.ndarray) -> dict[str, float | None
     known = ~np.isnan(truth)
     truth, scores = truth[known], scores[known]
     positives, negatives = int(truth.sum()), int((1 - truth).sum())
-    area = float(reference.roc_auc_score(truth, scores)) if positives and negatives else None
-    precision = float(reference.average_precision_score(truth, scores)) if positives else None
+    area = roc_auc(truth, scores) if positives and negatives else None
+    precision = average_precision(truth, scores) if positives else None
     return {"roc_auc": area, "average_precision": precision}
 
 

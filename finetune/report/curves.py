@@ -4,9 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn import metrics as reference
 
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.ranking import (
+    average_precision,
+    precision_recall_points,
+    roc_auc,
+    roc_points,
+)
 from finetune.specs import LabelKind
 
 __all__ = ["Curve", "mean_curve", "precision_recall_curves", "roc_curves", "targets"]
@@ -81,15 +86,15 @@ def _one(index: int) -> tuple[int, int]:
 
 
 def _roc(truth: np.ndarray, scores: np.ndarray) -> Points:
-    x, y, thresholds = reference.roc_curve(truth, scores)
+    x, y, thresholds = roc_points(truth, scores)
     thresholds = np.where(np.isfinite(thresholds), thresholds, np.nan)
-    return x, y, thresholds, float(reference.roc_auc_score(truth, scores))
+    return x, y, thresholds, roc_auc(truth, scores)
 
 
 def _precision_recall(truth: np.ndarray, scores: np.ndarray) -> Points:
-    y, x, thresholds = reference.precision_recall_curve(truth, scores, drop_intermediate=True)
+    y, x, thresholds = precision_recall_points(truth, scores)
     return (x[::-1], y[::-1], np.append(thresholds, np.nan)[::-1],
-            float(reference.average_precision_score(truth, scores)))
+            average_precision(truth, scores))
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:

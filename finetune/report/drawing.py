@@ -1,21 +1,23 @@
-"""Pictures of results as matplotlib figures; nothing here touches files or pyplot's state."""
+"""Pictures of results as matplotlib figures; nothing here touches files or pyplot's state.
+
+matplotlib is loaded with the first figure, not with this module: training needs none.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from finetune.report.curves import Curve
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 __all__ = ["STYLE", "Axis", "draw_classes", "draw_counts", "draw_history", "draw_matrix",
-           "draw_sheet", "metric_titles"]
+           "metric_titles"]
 
 METRIC_TITLES = {
     "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1",
@@ -43,8 +45,15 @@ def metric_titles(*, single: bool) -> dict[str, str]:
     return METRIC_TITLES if single else METRIC_TITLES | {"accuracy": "Subset accuracy"}
 
 
+def _figure(width: float, height: float) -> "Figure":
+    """An empty one, in inches, that makes room for its texts."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int | None,
-                 note: str = "") -> Figure:
+                 note: str = "") -> "Figure":
     """Losses and validation metrics by epoch, with unfreezings and the chosen epoch marked.
 
     Args:
@@ -53,7 +62,9 @@ def draw_history(history: Sequence[dict[str, Any]], *, metric: str, chosen: int 
         chosen: The epoch that was chosen.
         note: Above all, when there is something to say.
     """
-    figure = Figure(figsize=(10, 4.6 + 0.3 * bool(note)), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(10, 4.6 + 0.3 * bool(note))
     if note:
         figure.suptitle(note, fontsize=11, x=0.01, ha="left")
     left, right = figure.subplots(1, 2)
@@ -86,7 +97,7 @@ def _has(history: Sequence[dict[str, Any]], key: str) -> bool:
     return any(not math.isnan(_value(entry, key)) for entry in history)
 
 
-def _lines(axes: Axes, history: Sequence[dict[str, Any]], keys: dict[str, str],
+def _lines(axes: "Axes", history: Sequence[dict[str, Any]], keys: dict[str, str],
            metric: str) -> None:
     epochs = [entry["epoch"] for entry in history]
     few = "o" if len(epochs) <= 30 else None
@@ -95,7 +106,7 @@ def _lines(axes: Axes, history: Sequence[dict[str, Any]], keys: dict[str, str],
                   linewidth=2.4 if key == metric else 1.5, marker=few, markersize=3.5)
 
 
-def _mark_epochs(axes: Axes, history: Sequence[dict[str, Any]], chosen: int | None) -> None:
+def _mark_epochs(axes: "Axes", history: Sequence[dict[str, Any]], chosen: int | None) -> None:
     first = history[0]["epoch"]
     if chosen is not None:
         axes.axvline(chosen, color="#222222", linewidth=1, linestyle="--", zorder=0)
@@ -114,7 +125,7 @@ def _opened_text(depths: Sequence[int], *, first: bool) -> str:
     return f"opens {span}" if first else span
 
 
-def _note(axes: Axes, epoch: float, text: str, *, row: int) -> None:
+def _note(axes: "Axes", epoch: float, text: str, *, row: int) -> None:
     axes.annotate(text, (epoch, 1), xycoords=("data", "axes fraction"), fontsize=8,
                   xytext=(0, 3 + 12 * row), textcoords="offset points", ha="center",
                   color="#222222" if row else "#666666")
@@ -125,27 +136,29 @@ def _matrix_size(count: int) -> tuple[float, float]:
     return (min(11.5, 3.4 + 0.32 * count), 10 if count <= 12 else 8.5 if count <= 24 else 6.5)
 
 
-def draw_matrix(matrix: np.ndarray, labels: Sequence[str], *, title: str) -> Figure:
+def draw_matrix(matrix: np.ndarray, labels: Sequence[str], *, title: str) -> "Figure":
     """A confusion matrix of (K, K): counts, or percent of each row when it holds floats (shares).
 
     Up to 60 classes the numbers stand in the cells, from 21 without zeros; above, colour and CSV
     tell them. From 21 classes colour follows the square root, so that one picture among many is
     seen.
     """
+    from matplotlib.colors import PowerNorm
+
     count = len(labels)
     side, font = _matrix_size(count)
     values, top = _in_percent(matrix)
-    figure = Figure(figsize=(side + 0.2, side), layout="constrained")
+    figure = _figure(side + 0.2, side)
     axes = figure.subplots()
     scale = PowerNorm(0.5 if count > ZEROS_UP_TO else 1, vmin=0, vmax=top)
-    display = ConfusionMatrixDisplay(values, display_labels=labels)
-    display.plot(ax=axes, cmap="Blues", include_values=False, colorbar=False,
-                 im_kw={"norm": scale})
+    cells = axes.imshow(values, cmap="Blues", norm=scale, interpolation="nearest")
+    axes.set_xticks(range(count), labels)
+    axes.set_yticks(range(count), labels)
     if count <= NUMBERS_UP_TO:
         font_inside = font if count < 12 else 7 if count <= 30 else 5.5
         _write_cells(axes, values, scale(values), font_inside, zeros=count <= ZEROS_UP_TO)
     else:
-        figure.colorbar(display.im_, ax=axes, shrink=0.6, pad=0.02).outline.set_visible(False)
+        figure.colorbar(cells, ax=axes, shrink=0.6, pad=0.02).outline.set_visible(False)
     _dress_matrix(axes, labels, font)
     _set_title(figure, title)
     axes.set_xlabel("predicted")
@@ -160,7 +173,7 @@ def _in_percent(matrix: np.ndarray) -> tuple[np.ndarray, float]:
     return matrix, max(1, int(matrix.max()))
 
 
-def _write_cells(axes: Axes, values: np.ndarray, darkness: np.ndarray, font: float, *,
+def _write_cells(axes: "Axes", values: np.ndarray, darkness: np.ndarray, font: float, *,
                  zeros: bool) -> None:
     """Each number in its cell, white where ``darkness`` (0..1) is above a half."""
     for (row, column), value in np.ndenumerate(values):
@@ -170,12 +183,12 @@ def _write_cells(axes: Axes, values: np.ndarray, darkness: np.ndarray, font: flo
                       in_layout=False)
 
 
-def _set_title(figure: Figure, title: str) -> None:
+def _set_title(figure: "Figure", title: str) -> None:
     """From the left edge: above a small matrix with long names, it would be cut."""
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")
 
 
-def _dress_matrix(axes: Axes, columns: Sequence[str], font: float) -> None:
+def _dress_matrix(axes: "Axes", columns: Sequence[str], font: float) -> None:
     axes.tick_params(length=0, labelsize=font)
     axes.spines[:].set_visible(False)
     if len(columns) > 5 or max(map(len, columns), default=0) > 9:
@@ -185,13 +198,13 @@ def _dress_matrix(axes: Axes, columns: Sequence[str], font: float) -> None:
 
 
 def draw_counts(table: np.ndarray, labels: Sequence[str], columns: Sequence[str], *,
-                title: str) -> Figure:
+                title: str) -> "Figure":
     """A row of counts (K, columns) for each class, coloured by its shares of the row.
 
     Floats are shares and shown in percent.
     """
     font = _matrix_size(len(labels))[1]
-    figure = Figure(figsize=(6.4, 1.2 + 0.24 * max(len(labels), 3)), layout="constrained")
+    figure = _figure(6.4, 1.2 + 0.24 * max(len(labels), 3))
     axes = figure.subplots()
     counts = not np.issubdtype(table.dtype, np.floating)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1) if counts else table
@@ -214,7 +227,7 @@ class Axis:
 
 
 def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
-                 diagonal: bool) -> Figure:
+                 diagonal: bool) -> "Figure":
     """One curve for each class and their mean; more than ten classes are faint lines.
 
     Args:
@@ -225,7 +238,7 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
     """
     few = len(curves) <= NAMES_UP_TO
     entries = (len(curves) if few else 1) + (mean is not None)
-    figure = Figure(figsize=(5.6, 6.1 + 0.2 * entries), layout="constrained")
+    figure = _figure(5.6, 6.1 + 0.2 * entries)
     axes = figure.subplots()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle=":")
@@ -249,7 +262,7 @@ def draw_classes(curves: Sequence[Curve], mean: Curve | None, text: Axis, *,
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, *, points: int = 1000, **how: Any) -> None:
+def _draw_curve(axes: "Axes", curve: Curve, *, points: int = 1000, **how: Any) -> None:
     """Precision is constant between two recalls; its steps enclose the average precision."""
     axes.plot(*_thinned(curve, points), drawstyle="steps-pre" if curve.steps else "default", **how)
 
@@ -260,26 +273,3 @@ def _thinned(curve: Curve, points: int) -> tuple[np.ndarray, np.ndarray]:
         return curve.x, curve.y
     kept = np.linspace(0, len(curve.x) - 1, points).round().astype(int)
     return curve.x[kept], curve.y[kept]
-
-
-def draw_sheet(images: Sequence[np.ndarray], titles: Sequence[str], *, title: str) -> Figure:
-    """Pictures in rows with a short title above each."""
-    columns = min(8, max(1, math.ceil(math.sqrt(len(images)))))
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.7 * columns + 0.2, 1.95 * rows + 0.5), layout="constrained")
-    _set_title(figure, title)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, image, text in zip(grid, images, titles, strict=False):
-        axes.imshow(_shown(image), vmin=0, vmax=255, cmap="gray", interpolation="nearest")
-        axes.set_title(text, fontsize=8, loc="center")
-    return figure
-
-
-def _shown(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) or (H, W) uint8: the first three channels, or the first."""
-    seen = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-    if seen.dtype != np.uint8:
-        seen = (np.nan_to_num(seen).clip(0, 1) * 255).round().astype(np.uint8)
-    return seen

@@ -11,11 +11,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text, write_with
@@ -27,13 +25,15 @@ from finetune.report.drawing import (
     draw_counts,
     draw_history,
     draw_matrix,
-    draw_sheet,
 )
-from finetune.report.fonts import drawable, find_families, shorten
+from finetune.report.fonts import drawable
 from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind
 
-__all__ = ["FIGURES", "reported_part", "write_batch_figure", "write_figures"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURES", "reported_part", "write_figures"]
 
 FIGURES = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall")
 REHEARSAL = "REHEARSAL on generated pictures"
@@ -74,27 +74,11 @@ def _is_rehearsal(run: RunDirectory) -> bool:
     return (run.path / "environment.json").exists() and bool(run.environment.get("rehearsal"))
 
 
-def write_batch_figure(path: Path, images: Sequence[np.ndarray], titles: Sequence[str], *,
-                       title: str) -> Path:
-    """Write pictures side by side as one PNG.
-
-    Args:
-        path: The PNG file.
-        images: (H, W, C) each, uint8 or float in 0..1; of many channels, the first three are
-            shown, of two the first.
-        titles: One for each picture; cut when long, left out when no font can draw it.
-        title: Above all.
-    """
-    families, missing = find_families("".join(titles) + title)
-    texts = ["" if missing & set(text) else shorten(text, 18) for text in titles]
-    with _style(families):
-        figure = draw_sheet(images, texts, title=title)
-        return write_with(path, lambda stream: figure.savefig(stream, format="png"))
-
-
 @contextmanager
 def _style(families: Sequence[str]) -> Iterator[None]:
     """Our look and fonts while drawing; matplotlib's own settings come back afterwards."""
+    import matplotlib as mpl
+
     fonts = {"font.family": list(families)} if families else {}
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # weights that lack
     with mpl.rc_context({**STYLE, **fonts}), warnings.catch_warnings():
@@ -103,7 +87,7 @@ def _style(families: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, stem: Path) -> None:
+def _save(figure: "Figure", stem: Path) -> None:
     """PNG and SVG without dates: the same numbers give the same bytes."""
     for kind, made in (("png", {"Software": None}), ("svg", {"Date": None})):
         draw = functools.partial(figure.savefig, format=kind, metadata=made)

@@ -1,15 +1,26 @@
-"""Fonts that have the characters of class names, so that no name is drawn as boxes."""
+"""Fonts that have the characters of class names, so that no name is drawn as boxes.
+
+matplotlib is loaded only when it is asked for more than Latin letters: a training process doesn't
+need it.
+"""
 
 import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib import font_manager, ft2font
+if TYPE_CHECKING:
+    from matplotlib.font_manager import FontManager
 
-__all__ = ["BASE_FAMILY", "drawable", "find_families", "shorten"]
+__all__ = ["BASE_FAMILY", "base_file", "drawable", "find_families", "find_file", "shorten",
+           "visible"]
 
 BASE_FAMILY = "DejaVu Sans"  # comes with matplotlib
+_LAST_LATIN = "\u024f"  # up to here, the base font has all visible characters
+_MARKS = "–—‘’“”…€"  # and these
 
 
 def drawable(names: Sequence[str], *, longest: int = 28) -> tuple[list[str], list[str], list[str]]:
@@ -22,13 +33,13 @@ def drawable(names: Sequence[str], *, longest: int = 28) -> tuple[list[str], lis
     >>> drawable(["cat", "dog"])
     (['cat', 'dog'], ['DejaVu Sans'], [])
     """
-    visible = [_visible(name) for name in names]
-    families, missing = find_families("".join(visible))
-    hidden = [i for i, name in enumerate(visible) if not name or missing & set(name)]
+    shown = [visible(name) for name in names]
+    families, missing = find_families("".join(shown))
+    hidden = [i for i, name in enumerate(shown) if not name or missing & set(name)]
     labels = [f"class {i}" if i in hidden else shorten(name, longest)
-              for i, name in enumerate(visible)]
+              for i, name in enumerate(shown)]
     counts = Counter(labels)
-    labels = [label if counts[label] == 1 else shorten(f"{i}: {visible[i]}", longest)
+    labels = [label if counts[label] == 1 else shorten(f"{i}: {shown[i]}", longest)
               for i, label in enumerate(labels)]
     return labels, families, _warning(names, hidden, missing) if hidden else []
 
@@ -53,10 +64,27 @@ def shorten(text: str, longest: int) -> str:
     return f"{text[:longest - 1 - tail]}…{text[len(text) - tail:]}"
 
 
-def _visible(text: str) -> str:
-    """Without control and format characters; any white space becomes a space."""
+def visible(text: str) -> str:
+    """The text without control and format characters; any white space becomes a space."""
     plain = "".join(" " if c.isspace() else c for c in unicodedata.normalize("NFC", text))
     return "".join(c for c in plain if not unicodedata.category(c).startswith("C")).strip()
+
+
+def base_file() -> str:
+    """The file of the base font, found without loading matplotlib."""
+    spec = find_spec("matplotlib")
+    assert spec is not None and spec.submodule_search_locations
+    return str(Path(spec.submodule_search_locations[0], "mpl-data", "fonts", "ttf",
+                    "DejaVuSans.ttf"))
+
+
+def find_file(text: str) -> str | None:
+    """The file of a font that has all characters of ``text``; None when none has."""
+    wanted = set(text) - {" "}
+    if all(c <= _LAST_LATIN or c in _MARKS for c in wanted):
+        return base_file()
+    files = [base_file(), *(path for _, path in _fonts())]
+    return next((path for path in files if _covered(path, wanted) == wanted), None)
 
 
 def find_families(text: str) -> tuple[list[str], set[str]]:
@@ -68,8 +96,7 @@ def find_families(text: str) -> tuple[list[str], set[str]]:
 @functools.lru_cache(maxsize=64)
 def _find(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     families, missing = [BASE_FAMILY], set(characters)
-    base = font_manager.findfont(BASE_FAMILY)
-    missing -= _covered(base, missing)
+    missing -= _covered(base_file(), missing)
     for name, path in _fonts() if missing else ():
         covered = _covered(path, missing)
         if covered:
@@ -82,6 +109,8 @@ def _find(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
 
 def _fonts() -> Iterator[tuple[str, str]]:
     """Family and path of installed fonts: the upright and regular one of each."""
+    from matplotlib import font_manager
+
     manager = font_manager.fontManager
     _add_new_fonts(manager)
     upright = [entry for entry in manager.ttflist
@@ -92,11 +121,15 @@ def _fonts() -> Iterator[tuple[str, str]]:
 
 
 def _weight(weight: int | str) -> int:
-    return int(font_manager.weight_dict.get(weight, 400)) if isinstance(weight, str) else weight
+    from matplotlib.font_manager import weight_dict
+
+    return int(weight_dict.get(weight, 400)) if isinstance(weight, str) else weight
 
 
-def _add_new_fonts(manager: font_manager.FontManager) -> None:
+def _add_new_fonts(manager: "FontManager") -> None:
     """Fonts that were installed since matplotlib last looked."""
+    from matplotlib import font_manager
+
     known = {entry.fname for entry in manager.ttflist}
     for path in font_manager.findSystemFonts():
         if path not in known:
@@ -107,6 +140,8 @@ def _add_new_fonts(manager: font_manager.FontManager) -> None:
 
 
 def _covered(path: str, characters: Iterable[str]) -> set[str]:
+    from matplotlib import ft2font
+
     try:
         font = ft2font.FT2Font(path)
     except (OSError, RuntimeError):
