@@ -12,6 +12,7 @@ Prints a table as Markdown; exit code 3 when a resume differs.
 import argparse
 import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -32,6 +33,9 @@ POLICIES = {
     "below": ["freezing.policy=below", "freezing.below=layer3", "model.drop_rate=0.2"],
     "phases": ["freezing.policy=phases",
                "freezing.phases=[{epochs:1,depths:head},{epochs:2,depths:all,lr:1e-4}]"],
+    "cached": ["freezing.policy=gradual", "data.transform=none"],
+    "views": ["freezing.policy=below", "freezing.below=layer4", "training.cache_views=2"],
+    "exact": ["freezing.policy=head_then_all", "training.head_fit=exact"],
 }
 TIMES = ("seconds", "images_per_second")
 
@@ -72,13 +76,19 @@ def command(policy: str, folder: Path, options: argparse.Namespace) -> list[str]
     return [sys.executable, "-m", "finetune", *data, f"output_dir={folder}",
             "model.name=resnet10t", "model.weights=null", "data.image_size=32",
             "data.batch_size=16", f"training.epochs={options.epochs}", "tracking.mode=disabled",
-            "device=cpu", *POLICIES[policy]]
+            "device=cpu", "training.precision=fp32", *POLICIES[policy]]
+
+
+def own_cache(folder: Path) -> dict[str, str]:
+    """An environment in which a run and its resume share a cache with no other run."""
+    return {**os.environ, "FINETUNE_CACHE": str(folder.parent / f"{folder.name}_cache")}
 
 
 def uninterrupted(policy: str, folder: Path, options: argparse.Namespace,
                   ) -> tuple[RunDirectory, float]:
     """The run to compare with, and the seconds from its first checkpoint to its end."""
-    process = subprocess.Popen(command(policy, folder, options), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(policy, folder, options), stdout=subprocess.DEVNULL,
+                               env=own_cache(folder))
     wait_for_checkpoint(folder, process)
     started = time.monotonic()
     if process.wait() != 0:
@@ -99,7 +109,8 @@ def kill(policy: str, folder: Path, reference: RunDirectory, seconds: float,
     """Kill one run, resume it, compare."""
     for attempt in range(10):
         place = folder / str(attempt)
-        process = subprocess.Popen(command(policy, place, options), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(policy, place, options), stdout=subprocess.DEVNULL,
+                                   env=own_cache(place))
         wait_for_checkpoint(place, process)
         wait = chance.uniform(0, seconds)
         time.sleep(wait)
@@ -110,7 +121,7 @@ def kill(policy: str, folder: Path, reference: RunDirectory, seconds: float,
     run = RunDirectory(next(place.iterdir()))
     epoch = str(len(run.history) + 1)
     again = subprocess.run([sys.executable, "-m", "finetune", "resume", str(run.path)],
-                           stdout=subprocess.DEVNULL, check=False)
+                           stdout=subprocess.DEVNULL, check=False, env=own_cache(place))
     same = again.returncode == 0 and content(run) == content(reference)
     return policy, f"{wait:.1f} s", epoch, "yes" if same else "NO"
 
