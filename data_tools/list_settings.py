@@ -74,6 +74,7 @@ MORE = {
                     "thread; see [reading](data.md#reading)",
     "data.decoding": "see [reading](data.md#reading)",
     "data.pack": "see [reading](data.md#reading)",
+    "data.batch_size": "see [batches](method.md#the-size-of-a-batch)",
     "data.sampling": "balanced draws with replacement, all classes equally often",
     "data.unreadable": "see [unreadable pictures](data.md#unreadable-pictures)",
     "data.split": "see [splits](data.md#splits)",

@@ -13,7 +13,7 @@ from torch import nn
 from finetune.assembly import cache_folder
 from finetune.config import Config, MemoryFormat, Precision
 from finetune.files import write_json
-from finetune.method import noise
+from finetune.method import batch_size, noise
 from finetune.specs import InputSpec
 from finetune.training.arithmetic import Arithmetic, candidates, measure_arithmetic
 
@@ -52,7 +52,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
         say(f"arithmetic: {known['precision']}, {known['memory_format']} (measured before on this "
             "machine)")
         return _with(config, Arithmetic(**known))
-    size = min(8, config.data.batch_size)
+    size = min(8, batch_size(config))
     pace = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1)[among[0]]
     if pace / size * pictures * training.epochs < SHORT:
         return _with(config, among[0])
@@ -61,7 +61,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
 
 def _measured(model: nn.Module, spec: InputSpec, device: torch.device, among: list[Arithmetic],
               key: str, pace: float, config: Config, say: Callable[[str], object]) -> Arithmetic:
-    size = max(2, min(config.data.batch_size, int(STEP / pace)))
+    size = max(2, min(batch_size(config), int(STEP / pace)))
     times = measure_arithmetic(model, noise(spec, size, device), among, rounds=2)
     best = min(times, key=lambda each: times[each] * (ADVANTAGE if each != among[0] else 1.0))
     told = ", ".join(f"{a.precision} {a.memory_format} {times[among[0]] / t:.2f}"
@@ -84,7 +84,7 @@ def _key(config: Config, spec: InputSpec, device: torch.device, among: list[Arit
                else f"{platform.machine()} {_processor()}")
     layouts = "/".join(sorted({each.memory_format for each in among}))
     return (f"{config.model.name} {spec.channels}x{spec.size[0]}x{spec.size[1]} "
-            f"batch {config.data.batch_size}, {machine}, {torch.get_num_threads()} threads, torch "
+            f"batch {batch_size(config)}, {machine}, {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}, {layouts}, {among[0].convolutions}")
 
 

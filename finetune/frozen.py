@@ -19,7 +19,7 @@ from finetune.data.loading import balanced_weights
 from finetune.data.scanning import decoder_versions
 from finetune.errors import ConfigurationError
 from finetune.evaluation.predictions import Predictions, collect_predictions
-from finetune.method import Method, arithmetic, freeze_and_hash
+from finetune.method import Method, arithmetic, batch_size, freeze_and_hash
 from finetune.models.freezing import EpochPlan
 from finetune.models.heads import classifier_modules
 from finetune.models.prefix import (
@@ -273,7 +273,7 @@ class FrozenPart:
             "decoders": decoder_versions(), "seed": config.seed if augmented else 0,
             "input": self.spec.to_dict(), "arithmetic": astuple(arithmetic(config)),
             "machine": [str(self.method.device), torch.get_num_threads(), torch.__version__],
-            "batch_size": config.data.batch_size, "own": own}
+            "batch_size": batch_size(config), "own": own}
 
     def _cached_loader(self) -> FeatureLoader:
         loader: Any = self.method.loaders["train"]

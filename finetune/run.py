@@ -34,6 +34,7 @@ from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.fastest import settle_arithmetic
 from finetune.files import write_json
+from finetune.fitting import settle_batch_size
 from finetune.frozen import FrozenPart
 from finetune.interruption import Interruption, interruption
 from finetune.method import (
@@ -101,8 +102,9 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         check_forward(config, model, spec, len(spec_labels.class_names))
         model.to(device)
 
-        config = settle_arithmetic(config, model, spec, pictures=len(data.part("train")),
-                                   device=device, say=say)
+        given: dict[str, Any] = {"model": model, "spec": spec, "device": device, "say": say,
+                                 "pictures": len(data.part("train"))}
+        config = settle_batch_size(settle_arithmetic(config, **given), **given)
 
         # Method: depths decide what trains when, and how fast.
         source = _packed(config, data, spec)

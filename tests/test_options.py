@@ -46,7 +46,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "data.image_size": ([], ["data.image_size=48"], {"spec", "batch"}),
     "data.resize": ([], ["data.resize=pad"], {"spec", "batch"}),
     "data.transform": ([], ["data.transform=none"], {"batch"}),
-    "data.batch_size": ([], ["data.batch_size=4"], {"batch", "rates"}),
+    "data.batch_size": ([], ["data.batch_size=4"], {"batch", "rates"}),  # auto: test_fitting.py
     "data.views": ([], ["data.views=2"], {"batch"}),
     "data.workers": ([], ["data.workers=1"], {"workers"}),
     "data.decoding": (["data.root={large}"], ["data.decoding=full"], {"batch"}),
