@@ -89,6 +89,7 @@ MORE = {
     "training.select_metric": "see [choosing](method.md#choosing-the-epoch)",
     "training.ema_decay": "averaged weights are measured and kept; unset: none",
     "training.class_weights": "balanced: every class counts alike in the loss",
+    "training.compile": "see [compiling](method.md#compiling)",
     "training.precision": "bf16 by autocast; weights stay fp32",
     "tracking.tags": "unset: WANDB_TAGS",
     "tracking.notes": "unset: WANDB_NOTES",

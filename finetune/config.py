@@ -280,6 +280,7 @@ class TrainingConfig:
     cutmix_alpha: float = 0.0  # 0 = off
     accumulation_steps: int = 1  # batches a step, 1 up
     grad_checkpointing: bool = False  # recompute instead of keeping: less memory, more time
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps
     max_grad_norm: float | None = 1.0  # above 0; unset: no clipping
     ema_decay: float | None = None  # above 0, below 1
 

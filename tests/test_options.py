@@ -113,7 +113,8 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "tracking.pictures": ([], ["tracking.pictures=true"], {"tracking"}),
 }
 ELSEWHERE = {  # seen best where they act
-    "data.unreadable": "test_run.py", "data.duplicates": "test_splits.py",
+    "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
+    "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",
     "training.cache_views": "test_frozen.py", "training.cache_limit": "test_frozen.py",
     "tracking.upload_model": "test_tracking.py",

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, Interrupted
+from finetune.training.compiling import compile_problem
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
 __all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "seed_epoch", "train",
@@ -178,6 +179,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
 
     Raises:
         FinetuneError: The loss is NaN or infinite; the batch's names are in the message.
+        ConfigurationError: A compiler failed.
         Interrupted: ``stop`` said so.
     """
     for epoch in range(len(state.history), settings.epochs):
@@ -246,7 +248,7 @@ def _backward(forward: Callable[[Tensor], Tensor], images: Tensor, targets: Tens
 
 @contextmanager
 def _room(settings: TrainingSettings) -> Iterator[None]:
-    """Say what to do when a device's memory is too small for a batch."""
+    """Say what to do when a device's memory is too small for a batch, or a compiler fails."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -256,6 +258,11 @@ def _room(settings: TrainingSettings) -> Iterator[None]:
             f"The same training in half of it: data.batch_size={max(2, size // 2)} "
             f"training.accumulation_steps={2 * settings.accumulation_steps}; or "
             "training.grad_checkpointing=true, which takes longer") from error
+    except RuntimeError as error:
+        problem = compile_problem(error)
+        if problem is None:
+            raise
+        raise problem from error
 
 
 def _share(number: int, batches: int, settings: TrainingSettings) -> float:
