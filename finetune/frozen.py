@@ -17,6 +17,7 @@ from finetune.assembly import Data, cache_folder
 from finetune.config import CacheFeatures, Config, HeadFitting, Precision, Sampling
 from finetune.data.loading import balanced_weights
 from finetune.data.scanning import decoder_versions
+from finetune.devices import device_name
 from finetune.errors import ConfigurationError
 from finetune.evaluation.predictions import Predictions, collect_predictions
 from finetune.method import Method, arithmetic, batch_size, freeze_and_hash
@@ -294,7 +295,8 @@ class FrozenPart:
             "transform": shown, "decoding": config.data.decoding.value if augmented else "full",
             "decoders": decoder_versions(), "seed": config.seed if augmented else 0,
             "input": self.spec.to_dict(), "arithmetic": astuple(arithmetic(config)),
-            "machine": [str(self.method.device), torch.get_num_threads(), torch.__version__],
+            "machine": [device_name(self.method.device), torch.get_num_threads(),
+                        torch.__version__],
             "batch_size": batch_size(config), "own": own}
 
     def _cached_loader(self) -> FeatureLoader:

@@ -230,7 +230,7 @@ def build_part_loader(config: Config, data: Data, spec: InputSpec, part: str, *,
         transform=build_transform(settings.transform, spec, train=shown),
         seed=config.seed, train=not in_order, sampling=settings.sampling.value,
         views=settings.views, ahead=BATCHES_AHEAD if settings.workers is None else 0,
-        decoding=settings.decoding if shown else Decoding.full)
+        decoding=settings.decoding if shown else Decoding.full, pin=device.type == "cuda")
 
 
 def planned_pack(config: Config, data: Data, spec: InputSpec) -> tuple[PackPlan, PackForm]:

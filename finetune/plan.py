@@ -19,6 +19,7 @@ from finetune.assembly import (
 from finetune.config import Config
 from finetune.console import say, table, warn
 from finetune.data.splits import class_counts
+from finetune.devices import compute_exactly
 from finetune.environment import depth_table
 from finetune.fastest import settle_arithmetic
 from finetune.fitting import settle_batch_size
@@ -47,6 +48,7 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         spec = input_spec(config, data, model, weights)
         check_forward(config, model, spec, len(names))
         device = choose_device(config.device.value)
+        compute_exactly(device)
         quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
         given: dict[str, Any] = {"model": model.to(device), "spec": spec, "device": device,
                                  "say": say, "pictures": len(data.part("train"))}

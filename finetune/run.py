@@ -23,6 +23,7 @@ from finetune.config import Config
 from finetune.console import EpochLine, progress_bar, say, warn
 from finetune.data.samples import PictureSource
 from finetune.data.splits import write_splits
+from finetune.devices import compute_exactly
 from finetune.environment import (
     describe_environment,
     differences_to_now,
@@ -84,6 +85,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         before = run.environment if run is not None else None
         device = session.choose_device(config.device.value)
         session.set_up_process(before)
+        compute_exactly(device)
 
         # Data: read every picture once, divide, check.
         signals.run = run or (session.start_run(config) if replaced is not None else None)
@@ -257,6 +259,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     config, before = run.config, run.environment
     device = session.choose_device(config.device.value)
     session.set_up_process(before)
+    compute_exactly(device)
     data = _read_data(config, run)
     refuse_other_data(data, before)
     model, _ = assemble_model(without_weights(config), channels=data.channels,

@@ -18,7 +18,7 @@ LAYERS = [
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory"},
     {"report", "assembly", "selection", "console", "interruption", "names", "weights_store",
-     "memory", "caches"},
+     "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting"},
     {"plan", "run", "inspect_models"},

@@ -55,7 +55,8 @@ def losses(run):
     ([], 1), (["freezing.policy=below", "freezing.below=layer4", "data.transform=none"], 1),
     (["freezing.policy=below", "freezing.below=layer3", "training.cache_features=never"], 1),
     (["freezing.policy=head_then_all", "data.transform=none"], 1),
-    (["freezing.policy=gradual", "training.epochs=4", "freezing.frozen_fraction=1"], 3)], ids=lambda w: str(w)[:40])
+    (["freezing.policy=gradual", "training.epochs=4", "freezing.frozen_fraction=1"], 3),
+    ], ids=lambda w: str(w)[:40])
 def test_a_compiled_training_is_the_training(train, words, compiled):
     plain = train(*words)
     assert not train.made and not any("training.compile" in text for text in train.said)
