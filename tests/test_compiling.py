@@ -107,7 +107,7 @@ def test_a_failing_compiler_is_told_with_the_way_out(train):
 def test_other_failures_stay_what_they_are():
     assert compile_problem(RuntimeError("x")) is None
     settings = TrainingSettings(epochs=1, seed=0, lr=0.1)
-    with pytest.raises(RuntimeError, match="shape"), _room(settings):
+    with pytest.raises(RuntimeError, match="shape"), _room(settings, lambda share: True):
         raise RuntimeError("shape")
 
 
