@@ -1,6 +1,7 @@
 """How a device computes: exactly, and the same from run to run."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -25,7 +26,8 @@ def compute_exactly(device: torch.device) -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, hides nothing here
+    filling: Any = torch.utils.deterministic  # of new tensors: costs time, hides nothing here
+    filling.fill_uninitialized_memory = False
 
 
 def device_name(device: torch.device) -> str:

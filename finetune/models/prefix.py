@@ -86,7 +86,7 @@ def find_boundary(model: nn.Module, depth: int, images: Tensor) -> Boundary:
 def _kept(model: nn.Module) -> Iterator[None]:
     """Buffers (running statistics) and random state as before afterwards."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng({b.device for b in model.parameters() if b.is_cuda}):
         try:
             yield
         finally:

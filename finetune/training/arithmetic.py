@@ -131,7 +131,7 @@ def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithme
         rounds: Timed ones; another one before warms up.
     """
     times: dict[Arithmetic, list[float]] = {each: [] for each in among}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
         own = copy.deepcopy(model).train()
         for _ in range(rounds + 1):
             for each, seconds in times.items():

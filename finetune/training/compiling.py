@@ -1,5 +1,7 @@
 """A forward pass compiled by torch, and what to say when that fails."""
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -22,6 +24,7 @@ def compile_forward(network: nn.Module, *, backend: str = "inductor") -> nn.Modu
         backend: Of `torch.compile`.
     """
     torch.compiler.reset()
+    warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is meant
     compiled: nn.Module = torch.compile(network, backend=backend)  # type: ignore[assignment]
     return compiled
 

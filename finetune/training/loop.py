@@ -32,6 +32,7 @@ from finetune.training.schedules import ScheduleSettings, lr_multiplier
 __all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "seed_epoch", "train",
            "train_step"]
 
+LOOK = 16  # steps; a device that computes ahead would wait at each look at its losses
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -189,7 +190,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         current = plan(state.history)
         opened = _enter(current, state)
         way = begin(current, epoch)
-        started, losses, shown = time.perf_counter(), [], []
+        started, losses, shown, looked = time.perf_counter(), [], [], 0
         for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
             targets = targets.to(_device(model), non_blocking=True)
             batches = len(way.loader)
@@ -201,8 +202,9 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
             losses.append(loss)
             shown.append(indices)
             if number % settings.accumulation_steps == 0 or number == batches:
-                done = (number - 1) % settings.accumulation_steps + 1
-                _refuse_not_finite(losses[-done:], shown[-done:], epoch, name_samples)
+                if loss.device.type == "cpu" or state.step % LOOK == 0 or number == batches:
+                    _refuse_not_finite(losses[looked:], shown[looked:], epoch, name_samples)
+                    looked = number
                 set_rates(optimizer, current, settings, state,
                           steps_per_epoch(way.loader, settings))
                 with _room(settings, trial):
@@ -332,7 +334,6 @@ def _rates(optimizer: torch.optim.Optimizer, plan: Plan) -> dict[str, float]:
 
 def _refuse_not_finite(losses: list[Tensor], indices: list[Tensor], epoch: int,
                        name_samples: Callable[[Tensor], list[str]]) -> None:
-    # one transfer a step; on CPU it costs nothing, on CUDA it is hidden by the loader's wait
     finite = torch.isfinite(torch.stack(losses))
     if not bool(finite.all()):
         names = name_samples(indices[int(finite.int().argmin())])
