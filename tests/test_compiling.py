@@ -52,7 +52,8 @@ def losses(run):
 
 
 @pytest.mark.parametrize(("words", "compiled"), [
-    ([], 1), (["training.convolutions=products"], 1), (["freezing.policy=below", "freezing.below=layer4", "data.transform=none"], 1),
+    ([], 1), (["training.convolutions=products"], 1),
+    (["freezing.policy=below", "freezing.below=layer4", "data.transform=none"], 1),
     (["freezing.policy=below", "freezing.below=layer3", "training.cache_features=never"], 1),
     (["freezing.policy=head_then_all", "data.transform=none"], 1),
     (["freezing.policy=gradual", "training.epochs=4", "freezing.frozen_fraction=1"], 3),
