@@ -32,6 +32,7 @@ from finetune.values import (
     read_text,
     typed_value,
     value_problem,
+    without_auto,
     word_problem,
 )
 
@@ -151,7 +152,7 @@ def load_config(path: Path) -> Config:
         texts = {key: flat.pop(key) for key in text_fields() if key in flat}
         tree = OmegaConf.structured(Config)
         for key, value in flat.items():
-            OmegaConf.update(tree, key, value)
+            OmegaConf.update(tree, key, without_auto(key, value))
         config = OmegaConf.to_object(tree)
     except (OSError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{path} can't be read as a configuration: {error}") from error
@@ -247,7 +248,7 @@ def _checked_recipe(recipe: Recipe, problems: list[str]) -> dict[str, Any]:
         return {}
     wrong = {key: text for key, value in values.items() if (text := value_problem(key, value))}
     problems += [f"in recipe {recipe.path.name}: {text}" for text in wrong.values()]
-    return {key: value for key, value in values.items() if key not in wrong}
+    return {key: without_auto(key, value) for key, value in values.items() if key not in wrong}
 
 
 def _read(key: str, text: str) -> Any:

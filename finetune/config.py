@@ -187,7 +187,7 @@ class DataConfig:
     image_size: int | None = None  # pixels, 16 up; unset: the model's own
     resize: Resize = Resize.squash
     transform: str = "natural"  # natural, strong, xray, histology, aerial, none, or module:function
-    batch_size: int = 32  # pictures, 2 up
+    batch_size: int | None = 32  # pictures, 2 up; auto: the largest that fits
     views: int = 1  # how often a batch shows each picture, augmented anew each time; 1..16
     workers: int | None = None  # processes, 0 up; unset: by cores, or a thread that reads ahead
     decoding: Decoding = Decoding.scaled  # of JPEG in training; scaled: as large as needed
@@ -281,6 +281,7 @@ class TrainingConfig:
     cutmix_alpha: float = 0.0  # 0 = off
     accumulation_steps: int = 1  # batches a step, 1 up
     grad_checkpointing: bool = False  # recompute instead of keeping: less memory, more time
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps
     max_grad_norm: float | None = 1.0  # above 0; unset: no clipping
     ema_decay: float | None = None  # above 0, below 1
 

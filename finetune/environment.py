@@ -15,6 +15,7 @@ from torch import nn
 from finetune.assembly import Data
 from finetune.config import Config
 from finetune.data.splits import class_counts
+from finetune.devices import device_name
 from finetune.errors import InputError
 from finetune.models.depths import depth_names, layer_depths
 from finetune.models.parameters import ParameterGroup
@@ -48,7 +49,7 @@ def describe_environment(config: Config, data: Data, spec: InputSpec, weights: W
         "command": _command(overrides),
         "versions": read_versions(),
         "commit": _commit(),
-        "hardware": {"machine": platform.machine(), "device": device},
+        "hardware": {"machine": platform.machine(), "device": device_name(torch.device(device))},
         "device": device,
         "threads": torch.get_num_threads(),
         "seed": config.seed,

@@ -1,6 +1,7 @@
 """The arithmetic of a run: as configured, remembered from before, or measured now."""
 
 import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,12 @@ from torch import nn
 
 from finetune.assembly import cache_folder
 from finetune.config import Config, MemoryFormat, Precision
+from finetune.devices import device_name
+from finetune.errors import FinetuneError
 from finetune.files import write_json
-from finetune.method import noise
+from finetune.method import batch_size, noise
 from finetune.specs import InputSpec
-from finetune.training.arithmetic import Arithmetic, candidates, measure_arithmetic
+from finetune.training.arithmetic import Arithmetic, candidates, has_bf16, measure_arithmetic
 
 __all__ = ["settle_arithmetic"]
 
@@ -40,6 +43,10 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
         say: Told what was chosen, and why.
     """
     training = config.training
+    if training.precision in (Precision.bf16, Precision.bf16_mixed) and not has_bf16(device):
+        say(f"arithmetic: {device} has no bf16: training.precision=fp32 instead of "
+            f"{training.precision}")
+        training = replace(training, precision=Precision.fp32)
     if training.precision is not Precision.auto:
         layout = (MemoryFormat.channels_last if training.memory_format is MemoryFormat.auto
                   else training.memory_format)
@@ -52,7 +59,7 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
         say(f"arithmetic: {known['precision']}, {known['memory_format']} (measured before on this "
             "machine)")
         return _with(config, Arithmetic(**known))
-    size = min(8, config.data.batch_size)
+    size = min(8, batch_size(config))
     pace = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1)[among[0]]
     if pace / size * pictures * training.epochs < SHORT:
         return _with(config, among[0])
@@ -61,9 +68,12 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
 
 def _measured(model: nn.Module, spec: InputSpec, device: torch.device, among: list[Arithmetic],
               key: str, pace: float, config: Config, say: Callable[[str], object]) -> Arithmetic:
-    size = max(2, min(config.data.batch_size, int(STEP / pace)))
+    size = max(2, min(batch_size(config), int(STEP / pace)))
     times = measure_arithmetic(model, noise(spec, size, device), among, rounds=2)
     best = min(times, key=lambda each: times[each] * (ADVANTAGE if each != among[0] else 1.0))
+    if math.isinf(times[best]):
+        raise FinetuneError(f"the device's memory is too small for a training step of {size} "
+                            "pictures: a smaller data.batch_size, or data.batch_size=auto")
     told = ", ".join(f"{a.precision} {a.memory_format} {times[among[0]] / t:.2f}"
                      for a, t in times.items())
     say(f"arithmetic: {best.precision}, {best.memory_format}; speed of a step of {size} pictures "
@@ -80,11 +90,11 @@ def _with(config: Config, arithmetic: Arithmetic) -> Config:
 
 
 def _key(config: Config, spec: InputSpec, device: torch.device, among: list[Arithmetic]) -> str:
-    machine = (torch.cuda.get_device_name(device) if device.type == "cuda"
+    machine = (device_name(device) if device.type == "cuda"
                else f"{platform.machine()} {_processor()}")
     layouts = "/".join(sorted({each.memory_format for each in among}))
     return (f"{config.model.name} {spec.channels}x{spec.size[0]}x{spec.size[1]} "
-            f"batch {config.data.batch_size}, {machine}, {torch.get_num_threads()} threads, torch "
+            f"batch {batch_size(config)}, {machine}, {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}, {layouts}, {among[0].convolutions}")
 
 

@@ -17,9 +17,10 @@ from finetune.assembly import Data, cache_folder
 from finetune.config import CacheFeatures, Config, HeadFitting, Precision, Sampling
 from finetune.data.loading import balanced_weights
 from finetune.data.scanning import decoder_versions
+from finetune.devices import device_name
 from finetune.errors import ConfigurationError
 from finetune.evaluation.predictions import Predictions, collect_predictions
-from finetune.method import Method, arithmetic, freeze_and_hash
+from finetune.method import Method, arithmetic, batch_size, freeze_and_hash
 from finetune.models.freezing import EpochPlan
 from finetune.models.heads import classifier_modules
 from finetune.models.prefix import (
@@ -31,6 +32,7 @@ from finetune.models.prefix import (
     find_boundary,
 )
 from finetune.specs import InputSpec
+from finetune.training.compiling import compile_forward
 from finetune.training.features import (
     CachedFeatures,
     FeatureLoader,
@@ -156,6 +158,7 @@ class FrozenPart:
     watched: Callable[[Any, str], Any] = lambda batches, where: batches
     own: str = ""
     frozen: str = ""
+    _compiled: tuple[Any, nn.Module] | None = None
     _lowest: int = 0
     _boundary: Boundary | None = None
     _prefix: Prefix | None = None
@@ -173,11 +176,31 @@ class FrozenPart:
         if lowest != self._lowest:
             self._enter(plan, epoch)
         if self._boundary is None or self._prefix is None:
-            return Pass(method.loaders["train"], method.model, method.prepare)
-        suffix = build_suffix(method.model, self._boundary)
+            return Pass(method.loaders["train"], self._forward(plan), method.prepare)
+        suffix = self._forward(plan)
         if "train" in self._features:
             return Pass(self._cached_loader(), suffix, self._to_device)
         return Pass(method.loaders["train"], _chain(self._prefix, suffix), method.prepare)
+
+    def _forward(self, plan: EpochPlan) -> nn.Module:
+        """What trains: the network, or the suffix where it is cut; compiled, if that is wanted.
+
+        It is made anew when the set of trainable depths, or the mode of norms, changes.
+        """
+        model = self.method.model
+        plain = model if self._boundary is None else build_suffix(model, self._boundary)
+        if not self.config.training.compile:
+            return plain
+        kind = (plan.depths, plan.update_norms, self._boundary)
+        if self._compiled is None or self._compiled[0] != kind:
+            alone = min(plan.depths) == max(group.depth for group in self.method.groups)
+            self.say("training.compile: " + (
+                "only the classifier trains, nothing is compiled" if alone and self._boundary
+                else "compiled at the first batch" if self._boundary is None
+                else f"from {self._boundary.module} on, compiled at the first batch"))
+            self._compiled = kind, (plain if alone and self._boundary
+                                    else compile_forward(plain))
+        return self._compiled[1]
 
     def predict_val(self) -> Predictions | None:
         """Validation answers from cached features, or None when there are none."""
@@ -275,8 +298,9 @@ class FrozenPart:
             "transform": shown, "decoding": config.data.decoding.value if augmented else "full",
             "decoders": decoder_versions(), "seed": config.seed if augmented else 0,
             "input": self.spec.to_dict(), "arithmetic": astuple(arithmetic(config)),
-            "machine": [str(self.method.device), torch.get_num_threads(), torch.__version__],
-            "batch_size": config.data.batch_size, "own": own}
+            "machine": [device_name(self.method.device), torch.get_num_threads(),
+                        torch.__version__],
+            "batch_size": batch_size(config), "own": own}
 
     def _cached_loader(self) -> FeatureLoader:
         loader: Any = self.method.loaders["train"]

@@ -49,10 +49,11 @@ from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
 from finetune.training.schedules import Course, ScheduleSettings
 
-__all__ = ["Method", "arithmetic", "build_method", "build_part_loader", "build_plan",
-           "freeze_and_hash", "last_opening", "noise", "pack_pictures", "planned_pack",
-           "predict_part", "select_metric", "validate"]
+__all__ = ["OPEN_BATCH", "Method", "arithmetic", "batch_size", "build_method", "build_optimizer",
+           "build_part_loader", "build_plan", "freeze_and_hash", "last_opening", "noise",
+           "pack_pictures", "planned_pack", "predict_part", "select_metric", "validate"]
 
+OPEN_BATCH = 32  # pictures, where data.batch_size=auto isn't settled or can't be tried out
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
 
@@ -113,7 +114,7 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
     return Method(
         model=model, average=_average(model, training.ema_decay),
         loaders=_loaders(config, data, spec, device, source), groups=groups,
-        optimizer=_build_optimizer(optimizer.name, groups, optimizer.lr, device),
+        optimizer=build_optimizer(optimizer.name, groups, optimizer.lr, device),
         criterion=_criterion(config, labels, weights),
         prepare=_prepare(config, spec, device),
         mix=build_mix(labels, mixup_alpha=training.mixup_alpha,
@@ -179,8 +180,13 @@ def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
 _FUSED = {"adam", "adamw", "sgd", "momentum", "nesterov"}  # torch's own, one kernel for all
 
 
-def _build_optimizer(name: str, groups: list[ParameterGroup], lr: float,
-                     device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(name: str, groups: list[ParameterGroup], lr: float,
+                    device: torch.device) -> torch.optim.Optimizer:
+    """Any of timm's optimizers over groups with rates of their own; fused where torch has it.
+
+    Raises:
+        ConfigurationError: It doesn't exist, or can't be used here.
+    """
     from timm.optim import create_optimizer_v2
 
     check_optimizer_name(name)
@@ -220,11 +226,11 @@ def build_part_loader(config: Config, data: Data, spec: InputSpec, part: str, *,
     if source is not None and shown:
         samples = replace(samples, source=source)
     return build_loader(
-        samples, spec=spec, batch_size=settings.batch_size, workers=workers,
+        samples, spec=spec, batch_size=batch_size(config), workers=workers,
         transform=build_transform(settings.transform, spec, train=shown),
         seed=config.seed, train=not in_order, sampling=settings.sampling.value,
         views=settings.views, ahead=BATCHES_AHEAD if settings.workers is None else 0,
-        decoding=settings.decoding if shown else Decoding.full)
+        decoding=settings.decoding if shown else Decoding.full, pin=device.type == "cuda")
 
 
 def planned_pack(config: Config, data: Data, spec: InputSpec) -> tuple[PackPlan, PackForm]:
@@ -255,8 +261,16 @@ def _settings(config: Config, device: torch.device) -> TrainingSettings:
             Course(schedule.name.value), schedule.warmup_fraction, schedule.final_fraction,
             schedule.step_count, schedule.step_factor, schedule.restart),
         accumulation_steps=training.accumulation_steps, max_grad_norm=training.max_grad_norm,
-        batch_size=config.data.batch_size,
+        batch_size=batch_size(config),
         autocast=arithmetic(config).autocast(device))
+
+
+def batch_size(config: Config) -> int:
+    """Pictures in a batch; 32 where that is open.
+
+    `finetune.fitting.settle_batch_size` settles it at the start of a run.
+    """
+    return OPEN_BATCH if config.data.batch_size is None else config.data.batch_size
 
 
 def arithmetic(config: Config) -> Arithmetic:

@@ -19,8 +19,10 @@ from finetune.assembly import (
 from finetune.config import Config
 from finetune.console import say, table, warn
 from finetune.data.splits import class_counts
+from finetune.devices import compute_exactly
 from finetune.environment import depth_table
 from finetune.fastest import settle_arithmetic
+from finetune.fitting import settle_batch_size
 from finetune.frozen import outlook
 from finetune.method import Method, build_method, planned_pack
 from finetune.models.freezing import freeze_except
@@ -46,9 +48,11 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         spec = input_spec(config, data, model, weights)
         check_forward(config, model, spec, len(names))
         device = choose_device(config.device.value)
+        compute_exactly(device)
         quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
-        quiet = settle_arithmetic(quiet, model.to(device), spec, device=device, say=say,
-                                  pictures=len(data.part("train")))
+        given: dict[str, Any] = {"model": model.to(device), "spec": spec, "device": device,
+                                 "say": say, "pictures": len(data.part("train"))}
+        quiet = settle_batch_size(settle_arithmetic(quiet, **given), **given)
         method = build_method(quiet, model, data, spec, device)
         _print_depths(method, config.training.epochs)
         _print_pictures(data)

@@ -23,6 +23,7 @@ from finetune.config import Config
 from finetune.console import EpochLine, progress_bar, say, warn
 from finetune.data.samples import PictureSource
 from finetune.data.splits import write_splits
+from finetune.devices import compute_exactly
 from finetune.environment import (
     describe_environment,
     differences_to_now,
@@ -34,6 +35,7 @@ from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.fastest import settle_arithmetic
 from finetune.files import write_json
+from finetune.fitting import settle_batch_size
 from finetune.frozen import FrozenPart
 from finetune.interruption import Interruption, interruption
 from finetune.method import (
@@ -83,6 +85,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         before = run.environment if run is not None else None
         device = session.choose_device(config.device.value)
         session.set_up_process(before)
+        compute_exactly(device)
 
         # Data: read every picture once, divide, check.
         signals.run = run or (session.start_run(config) if replaced is not None else None)
@@ -101,8 +104,9 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         check_forward(config, model, spec, len(spec_labels.class_names))
         model.to(device)
 
-        config = settle_arithmetic(config, model, spec, pictures=len(data.part("train")),
-                                   device=device, say=say)
+        given: dict[str, Any] = {"model": model, "spec": spec, "device": device, "say": say,
+                                 "pictures": len(data.part("train"))}
+        config = settle_batch_size(settle_arithmetic(config, **given), **given)
 
         # Method: depths decide what trains when, and how fast.
         source = _packed(config, data, spec)
@@ -255,6 +259,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     config, before = run.config, run.environment
     device = session.choose_device(config.device.value)
     session.set_up_process(before)
+    compute_exactly(device)
     data = _read_data(config, run)
     refuse_other_data(data, before)
     model, _ = assemble_model(without_weights(config), channels=data.channels,

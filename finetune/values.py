@@ -18,7 +18,9 @@ from finetune.errors import did_you_mean, first_of
 from finetune.ranges import range_problem
 
 __all__ = ["get_value", "is_section", "known_keys", "read_text", "typed_value", "value_problem",
-           "word_problem"]
+           "without_auto", "word_problem"]
+
+_AUTO = {"data.batch_size"}  # numbers for which ``auto`` is written instead of null
 
 # Keys whose values have a structure: told by an example.
 _EXAMPLES = {"freezing.phases": "[{epochs:2,depths:head},{epochs:8,depths:all,lr:1e-4}]",
@@ -55,6 +57,7 @@ def value_problem(key: str, value: Any, *, shown: str | None = None) -> str | No
     if key not in known_keys():
         return _unknown(key)
     shown = str(value) if shown is None else shown
+    value = without_auto(key, value)
     if key in text_fields():
         is_text = not isinstance(value, bool | list | Mapping)
         return _text_problem(key, "null" if value is None else shown) if is_text else (
@@ -93,9 +96,18 @@ def typed_value(key: str, value: Any) -> Any:
 def read_text(key: str, text: str) -> Any:
     """A typed value that isn't free text, by Hydra's grammar; text where that can't read it."""
     try:
-        return OverridesParser.create().parse_override(f"{key}={text}").value()
+        return without_auto(key, OverridesParser.create().parse_override(f"{key}={text}").value())
     except HydraException:  # it takes ASCII only
         return _read_list(text) if key == "tracking.tags" else text
+
+
+def without_auto(key: str, value: Any) -> Any:
+    """The value; None for ``auto`` where a number is expected that the run finds itself.
+
+    >>> without_auto("data.batch_size", "auto"), without_auto("data.root", "auto")
+    (None, 'auto')
+    """
+    return None if key in _AUTO and value == "auto" else value
 
 
 def _read_list(text: str) -> Any:
@@ -145,7 +157,7 @@ def _expected(key: str, text: str, error: Exception | None = None) -> str:
         members = [m.value for m in choices[0]]
         return f"one of {', '.join(members)}{did_you_mean(text, members)}"
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    unset = ", or null" if type(None) in options else ""
+    unset = ", or auto" if key in _AUTO else ", or null" if type(None) in options else ""
     return next(plain[k] for k in options if k in plain) + unset
 
 

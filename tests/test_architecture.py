@@ -18,9 +18,9 @@ LAYERS = [
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory"},
     {"report", "assembly", "selection", "console", "interruption", "names", "weights_store",
-     "memory", "caches"},
+     "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
-    {"session", "frozen"},
+    {"session", "frozen", "fitting"},
     {"plan", "run", "inspect_models"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -29,7 +29,7 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
-               "fastest", "frozen"}
+               "fastest", "fitting", "frozen"}
 
 
 def unit(path):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import timm
@@ -11,9 +12,10 @@ from torch import nn
 from finetune import fastest
 from finetune.assembly import cache_folder
 from finetune.config import Config, MemoryFormat, ModelConfig, Precision, TrainingConfig
+from finetune.errors import FinetuneError
 from finetune.fastest import settle_arithmetic
 from finetune.specs import Dtype, InputSpec, Resize
-from finetune.training.arithmetic import Arithmetic, candidates, measure_arithmetic
+from finetune.training.arithmetic import Arithmetic, candidates, has_bf16, measure_arithmetic
 
 CPU = torch.device("cpu")
 ALL = [Arithmetic(p, f) for p in ("fp32", "bf16", "bf16_mixed")
@@ -127,6 +129,42 @@ def test_a_fixed_choice_is_kept(monkeypatch):
                                memory_format=MemoryFormat.contiguous)
     assert chosen == (Precision.bf16_mixed, MemoryFormat.contiguous) and not asked
     assert settled(monkeypatch, precision=Precision.fp32)[0][1] is MemoryFormat.channels_last
+
+
+@pytest.mark.parametrize("wanted", [Precision.bf16, Precision.bf16_mixed])
+def test_bf16_falls_to_float32_where_the_device_has_none(monkeypatch, wanted):
+    monkeypatch.setattr(fastest, "has_bf16", lambda device: False)
+    chosen, asked, said = settled(monkeypatch, precision=wanted)
+    assert chosen == (Precision.fp32, MemoryFormat.channels_last) and not asked
+    assert said == [f"arithmetic: cpu has no bf16: training.precision=fp32 instead of {wanted}"]
+    assert settled(monkeypatch, precision=Precision.fp32)[2] == []
+
+
+def test_cuda_before_ampere_and_old_macs_have_no_bf16(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **given: asked.update(given))
+    assert not has_bf16(torch.device("cuda")) and asked == {"including_emulation": False}
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: version <= (13,))
+    assert not has_bf16(torch.device("mps")) and has_bf16(CPU)
+
+
+def test_what_does_not_fit_the_memory_is_not_chosen(monkeypatch):
+    slow = {f"{p} {f}": math.inf for p in ("fp32", "bf16", "bf16_mixed")
+            for f in ("contiguous", "channels_last")}
+    monkeypatch.setattr(fastest, "SHORT", -1.0)
+    chosen, _, _ = settled(monkeypatch, times=slow | {"bf16 contiguous": 0.1})
+    assert chosen == (Precision.bf16, MemoryFormat.contiguous)
+    with pytest.raises(FinetuneError, match=r"data\.batch_size=auto"):
+        settled(monkeypatch, times=slow, memory_format=MemoryFormat.channels_last)
+
+
+def test_a_step_without_room_takes_forever():
+    class Large(nn.Module):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    only = Arithmetic("fp32", "contiguous")
+    assert measure_arithmetic(Large(), images(), [only], rounds=1) == {only: math.inf}
 
 
 @pytest.mark.parametrize("content", ["[1", "[]", json.dumps({"x": 3}), "wrong choice"])

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "evaluation", "frozen", "models", "scaling", "startup")), *PEERS]
+    "evaluation", "frozen", "gpu", "models", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -194,3 +194,19 @@ def test_a_start_is_seen_on_the_terminal(load):
     assert 0.25 < found["first_step"] - found["run"] < 20
     with pytest.raises(SystemExit, match="before its first step"):
         startup.watch([sys.executable, "-c", "print('no')"], startup.MARKS, dict(os.environ))
+
+
+def test_the_benchmark_for_a_gpu_runs_on_a_cpu(load, tmp_path):
+    words = ["--device", "cpu", "--models", "resnet10t", "--size", "32", "--batch", "4", "--steps",
+             "3", "--rounds", "1", "--pictures", "40", "--epochs", "2", "--frozen-model",
+             "resnet10t", "--json", str(tmp_path / "gpu.json")]
+    done = subprocess.run([sys.executable, str(ROOT / "gpu.py"), *words], capture_output=True,
+                          text=True, check=False, env={**os.environ, "MPLBACKEND": "agg"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    sides = {row["side"]: row for row in found["training"]}
+    assert set(sides) == {"finetune", "finetune, not deterministic", "plain", "tuned"}
+    assert sides["plain"]["ratio"] == sides["tuned"]["ratio_to_tuned"] == 1
+    assert all(row["images_per_second"] > 0 and len(row["rounds"]) == 1 for row in sides.values())
+    assert [row["cache_features"] for row in found["caching"]] == ["auto", "never"]
+    assert "| resnet10t | tuned |" in done.stdout and "| auto | resnet10t |" in done.stdout

@@ -179,18 +179,26 @@ def test_a_phase_brings_its_own_rate():
     assert rates == pytest.approx([0.05, 0.05])
 
 
-def test_too_little_memory_names_the_same_training_in_half_of_it():
-    class Large(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
+class Large(nn.Module):
+    """Has room for so many pictures."""
 
-        def forward(self, x):
+    def __init__(self, room):
+        super().__init__()
+        self.layer, self.room = nn.Linear(3, 2), room
+
+    def forward(self, x):
+        if len(x) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return self.layer(x)
 
-    model = Large()
+
+@pytest.mark.parametrize(("room", "told"), [
+    (4, r"batch of 8 .*data\.batch_size=4 training\.accumulation_steps=6"),
+    (3, r"batch of 8 .*data\.batch_size=2 training\.accumulation_steps=12"),
+    (1, r"batch of 8 .*Nor does a batch of 2 fit: training\.grad_checkpointing=true")])
+def test_too_little_memory_names_the_same_training_in_a_batch_that_fits(room, told):
+    model = Large(room)
     optimizer = torch.optim.SGD([{"params": model.parameters(), "lr": 0.1, "base_lr": 0.1,
                                   "depth": 0, "name": "a"}])
-    with pytest.raises(FinetuneError, match=r"batch of 4 .*data\.batch_size=2 "
-                       r"training\.accumulation_steps=6"):
-        list(run(model, optimizer=optimizer, accumulation_steps=3, batch_size=4))
+    with pytest.raises(FinetuneError, match=told):
+        list(run(model, batches(size=8), optimizer=optimizer, accumulation_steps=3, batch_size=8))

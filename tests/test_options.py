@@ -46,7 +46,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "data.image_size": ([], ["data.image_size=48"], {"spec", "batch"}),
     "data.resize": ([], ["data.resize=pad"], {"spec", "batch"}),
     "data.transform": ([], ["data.transform=none"], {"batch"}),
-    "data.batch_size": ([], ["data.batch_size=4"], {"batch", "rates"}),
+    "data.batch_size": ([], ["data.batch_size=4"], {"batch", "rates"}),  # auto: test_fitting.py
     "data.views": ([], ["data.views=2"], {"batch"}),
     "data.workers": ([], ["data.workers=1"], {"workers"}),
     "data.decoding": (["data.root={large}"], ["data.decoding=full"], {"batch"}),
@@ -113,7 +113,8 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "tracking.pictures": ([], ["tracking.pictures=true"], {"tracking"}),
 }
 ELSEWHERE = {  # seen best where they act
-    "data.unreadable": "test_run.py", "data.duplicates": "test_splits.py",
+    "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
+    "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",
     "training.cache_views": "test_frozen.py", "training.head_strength": "test_frozen.py",
     "training.cache_limit": "test_frozen.py",

@@ -196,7 +196,8 @@ class _Loader(DataLoader[Item]):
 def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, batch_size: int,
                  workers: int, seed: int, train: bool,
                  sampling: Sampling | str = Sampling.shuffled, views: int = 1,
-                 decoding: Decoding | str = Decoding.full, ahead: int = 0) -> DataLoader[Item]:
+                 decoding: Decoding | str = Decoding.full, ahead: int = 0,
+                 pin: bool = False) -> DataLoader[Item]:
     """Batches of images (B, C, H, W), targets and indices (B,) into ``samples``.
 
     Images lie in memory with their channels last.
@@ -219,6 +220,7 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
             time ("batch augmentation", Hoffer et al. 2019, arXiv 1901.09335).
         decoding: See `ImageDataset`.
         ahead: With no worker processes: how many batches a thread reads ahead; 0: none.
+        pin: Whether batches lie in pinned memory, from which CUDA copies while it computes.
     """
     order = Sampling(sampling) if train else Sampling.sequential
     weights = balanced_weights(samples) if order is Sampling.balanced else None
@@ -228,7 +230,7 @@ def build_loader(samples: Samples, *, spec: InputSpec, transform: Transform, bat
     loader = _Loader(
         dataset, batch_size=batch_size * sampler.views, sampler=sampler, collate_fn=_collated,
         num_workers=workers, persistent_workers=workers > 0,
-        worker_init_fn=_prepare_worker, pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_prepare_worker, pin_memory=pin,
         generator=torch.Generator().manual_seed(seed),
         drop_last=(train and len(samples) > batch_size and sampler.views == 1
                    and len(samples) % batch_size == 1))

@@ -86,7 +86,7 @@ def find_boundary(model: nn.Module, depth: int, images: Tensor) -> Boundary:
 def _kept(model: nn.Module) -> Iterator[None]:
     """Buffers (running statistics) and random state as before afterwards."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng({b.device for b in model.parameters() if b.is_cuda}):
         try:
             yield
         finally:
@@ -154,10 +154,10 @@ def _skipped(calls: list[_Call], sides: dict[str, str]) -> dict[str, tuple[int, 
 def _agree(model: nn.Module, boundary: Boundary, images: Tensor) -> bool:
     """Whether parts and whole give the same logits, random numbers included."""
     with torch.no_grad(), _kept(model):
-        state = torch.get_rng_state()
+        torch.manual_seed(0)
         whole = model(images)
         prefix = build_prefix(model, boundary)
-        torch.set_rng_state(state)
+        torch.manual_seed(0)
         try:
             parts = build_suffix(model, boundary)(prefix(images))
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError):
@@ -224,35 +224,50 @@ class _StandIn(nn.Module):
         return x.new_zeros(()).expand(len(x), *self.shape)
 
 
+class _Start(nn.Module):
+    """The suffix's first module: takes the features, whatever it is given."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.features: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Any:
+        return self.module(self.features)
+
+
 class _Suffix(nn.Module):
-    """Logits (B, K) of features; shares the network's modules, so that it trains them."""
+    """Logits (B, K) of features; shares the network's modules, so that it trains them.
+
+    No hook does it: `torch.compile` would compile anew whenever one is set.
+    """
 
     def __init__(self, model: nn.Module, boundary: Boundary) -> None:
         super().__init__()
-        self.boundary, self.features = boundary, torch.empty(0)
-        self.body = _shared_copy(model, set(boundary.skipped), "", boundary)
+        self.image_shape = boundary.image_shape
+        self.body = _shared_copy(model, "", boundary)
+        self.start: Any = self.body.get_submodule(boundary.module)
 
     def forward(self, features: Tensor) -> Tensor:
         """From the features on, as the network goes on."""
-        start = self.body.get_submodule(self.boundary.module)
-        hook = start.register_forward_pre_hook(lambda module, inputs: (features,))
-        try:
-            blank = features.new_zeros(()).expand(len(features), *self.boundary.image_shape)
-            result: Tensor = self.body(blank)
-        finally:
-            hook.remove()
+        self.start.features = features
+        blank = features.new_zeros(()).expand(len(features), *self.image_shape)
+        result: Tensor = self.body(blank)
+        self.start.features = None
         return result
 
 
-def _shared_copy(module: nn.Module, skipped: set[str], name: str, boundary: Boundary) -> nn.Module:
-    """The module with stand-ins for what is skipped; only what contains one is copied."""
-    if name in skipped:
+def _shared_copy(module: nn.Module, name: str, boundary: Boundary) -> nn.Module:
+    """The module with stand-ins for what is skipped; only what contains a new one is copied."""
+    if name in boundary.skipped:
         return _StandIn(boundary.skipped[name])
-    if not any(s.startswith(f"{name}." if name else "") for s in skipped):
+    if name == boundary.module:
+        return _Start(module)
+    if not any(new.startswith(f"{name}." if name else "")
+               for new in (*boundary.skipped, boundary.module)):
         return module
     twin = copy.copy(module)
-    twin._modules = {key: child and _shared_copy(child, skipped, f"{name}.{key}".lstrip("."),
-                                                 boundary)
+    twin._modules = {key: child and _shared_copy(child, f"{name}.{key}".lstrip("."), boundary)
                      for key, child in module._modules.items()}
     return twin
 

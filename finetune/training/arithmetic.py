@@ -7,6 +7,7 @@ ones may lose: ``bf16_mixed`` keeps these in float32.
 
 import copy
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from finetune.training.products import use_products
 
-__all__ = ["Arithmetic", "candidates", "measure_arithmetic"]
+__all__ = ["Arithmetic", "candidates", "has_bf16", "measure_arithmetic"]
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -83,6 +84,18 @@ def keep_depthwise_in_float32(model: nn.Module, keep: bool) -> None:
             module.__class__ = kind.__mro__[2]
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16: CUDA from Ampere on, MPS from macOS 14 on, any CPU.
+
+    Old CPUs do it slowly; that is for measuring to find out.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return True
+
+
 def candidates(model: nn.Module, device: torch.device, *, precision: str = "auto",
                memory_format: str = "auto", convolutions: str = "library") -> list[Arithmetic]:
     """What there is to choose from, float32 first; ``auto`` leaves a choice open.
@@ -92,7 +105,7 @@ def candidates(model: nn.Module, device: torch.device, *, precision: str = "auto
     """
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1
                     for m in model.modules())
-    bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    bf16 = device.type in ("cpu", "cuda") and has_bf16(device)
     kinds = ["fp32", *["bf16"] * bf16, *["bf16_mixed"] * (bf16 and depthwise)]
     layouts = ["channels_last", "contiguous"]
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
@@ -106,6 +119,8 @@ def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithme
                        rounds: int = 3) -> dict[Arithmetic, float]:
     """Seconds of a training step (forward and backward) in each arithmetic, the least of rounds.
 
+    Infinite for one that the device's memory is too small for.
+
     The rounds are interleaved, so that what else the machine does falls on all alike. The model
     and torch's random state are unchanged afterwards; a copy is measured.
 
@@ -116,7 +131,7 @@ def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithme
         rounds: Timed ones; another one before warms up.
     """
     times: dict[Arithmetic, list[float]] = {each: [] for each in among}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
         own = copy.deepcopy(model).train()
         for _ in range(rounds + 1):
             for each, seconds in times.items():
@@ -127,11 +142,15 @@ def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithme
 def _time_step(model: nn.Module, arithmetic: Arithmetic, images: Tensor) -> float:
     _wait(images.device)
     started = time.perf_counter()
-    with arithmetic.autocast(images.device)():
-        logits = model(arithmetic.lay_out(images))
-    logits.float().logsumexp(1).sum().backward()
-    model.zero_grad(set_to_none=True)
-    _wait(images.device)
+    try:
+        with arithmetic.autocast(images.device)():
+            logits = model(arithmetic.lay_out(images))
+        logits.float().logsumexp(1).sum().backward()
+        _wait(images.device)
+    except torch.OutOfMemoryError:
+        return math.inf
+    finally:
+        model.zero_grad(set_to_none=True)
     return time.perf_counter() - started
 
 

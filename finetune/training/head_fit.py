@@ -169,7 +169,7 @@ def _read(features: Tensor, labels: Any, spec: LabelSpec, class_weights: Tensor 
     single, width = spec.kind is LabelKind.single, spec.output_width
     targets = torch.as_tensor(labels).to("cpu", torch.int64 if single else torch.float64)
     each = torch.ones(len(targets)) if sample_weights is None else torch.as_tensor(sample_weights)
-    classes = torch.ones(width) if class_weights is None else class_weights
+    classes = torch.ones(width) if class_weights is None else class_weights.cpu()
     rows = LogisticRows(features.detach().cpu(), targets, each.to("cpu", torch.float64),
                         classes.to("cpu", torch.float64), single)
     wrong = _complaint(rows, (len(targets),) if single else (len(targets), width), width)

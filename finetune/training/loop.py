@@ -13,8 +13,10 @@
         yield EpochResult                    # logging, checkpoints, stopping: the caller's body
 """
 
+import functools
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,11 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, Interrupted
+from finetune.training.compiling import compile_problem
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
 __all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "seed_epoch", "train",
            "train_step"]
 
+LOOK = 16  # steps; a device that computes ahead would wait at each look at its losses
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -178,6 +182,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
 
     Raises:
         FinetuneError: The loss is NaN or infinite; the batch's names are in the message.
+        ConfigurationError: A compiler failed.
         Interrupted: ``stop`` said so.
     """
     for epoch in range(len(state.history), settings.epochs):
@@ -185,22 +190,25 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         current = plan(state.history)
         opened = _enter(current, state)
         way = begin(current, epoch)
-        started, losses, shown = time.perf_counter(), [], []
+        started, losses, shown, looked = time.perf_counter(), [], [], 0
         for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
             targets = targets.to(_device(model), non_blocking=True)
             batches = len(way.loader)
-            with _room(settings):
-                loss = _backward(
-                    way.forward, way.prepare(images), targets, criterion=criterion, mix=mix,
-                    settings=settings, share=_share(number, batches, settings))
+            gather = functools.partial(_backward, way, criterion=criterion, mix=mix,
+                                       settings=settings)
+            trial = functools.partial(_fits, gather, images, targets, optimizer)
+            with _room(settings, trial):
+                loss = gather(images, targets, share=_share(number, batches, settings))
             losses.append(loss)
             shown.append(indices)
             if number % settings.accumulation_steps == 0 or number == batches:
-                done = (number - 1) % settings.accumulation_steps + 1
-                _refuse_not_finite(losses[-done:], shown[-done:], epoch, name_samples)
+                if loss.device.type == "cpu" or state.step % LOOK == 0 or number == batches:
+                    _refuse_not_finite(losses[looked:], shown[looked:], epoch, name_samples)
+                    looked = number
                 set_rates(optimizer, current, settings, state,
                           steps_per_epoch(way.loader, settings))
-                train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
+                with _room(settings, trial):
+                    train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
                 state.step += 1
                 if after_step is not None:
                     after_step()
@@ -231,31 +239,65 @@ def _enter(plan: Plan, state: LoopState) -> list[int]:
     return opened
 
 
-def _backward(forward: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, *,
+def _backward(way: Pass, images: Tensor, targets: Tensor, *,
               criterion: Callable[[Tensor, Tensor], Tensor],
               mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
               settings: TrainingSettings, share: float) -> Tensor:
+    images = way.prepare(images)
     if mix is not None:
         images, targets = mix(images, targets)
     with settings.autocast():
-        logits = forward(images)
+        logits = way.forward(images)
     loss = criterion(logits.float(), targets)
     (loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
+def _fits(gather: Callable[..., Tensor], images: Tensor, targets: Tensor,
+          optimizer: torch.optim.Optimizer, share: float) -> bool:
+    """Whether a step with this share of a batch fits the memory; for a training that ends anyway.
+
+    Its weights and statistics are of no use afterwards.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    count = max(2, round(len(images) * share))
+    try:
+        gather(images[:count], targets[:count], share=1.0)
+        optimizer.step()
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)
+        return False
+    return True
+
+
 @contextmanager
-def _room(settings: TrainingSettings) -> Iterator[None]:
-    """Say what to do when a device's memory is too small for a batch."""
+def _room(settings: TrainingSettings, fits: Callable[[float], bool]) -> Iterator[None]:
+    """Say what to do when a device's memory is too small for a batch, or a compiler fails."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        size = settings.batch_size
-        raise FinetuneError(
-            f"the device's memory is too small for a batch of {size} ({str(error).split('.')[0]}). "
-            f"The same training in half of it: data.batch_size={max(2, size // 2)} "
-            f"training.accumulation_steps={2 * settings.accumulation_steps}; or "
-            "training.grad_checkpointing=true, which takes longer") from error
+        traceback.clear_frames(error.__traceback__)  # they hold what filled the memory
+        raise FinetuneError(_smaller(settings, str(error).split(".")[0], fits)) from error
+    except RuntimeError as error:
+        problem = compile_problem(error)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+def _smaller(settings: TrainingSettings, reason: str, fits: Callable[[float], bool]) -> str:
+    """What fits, tried out by halving."""
+    size = whole = settings.batch_size
+    told = f"the device's memory is too small for a batch of {whole} ({reason})."
+    while size >= 4:
+        size //= 2
+        if fits(size / whole):
+            return (f"{told} The same training in less: data.batch_size={size} training."
+                    f"accumulation_steps={-(-whole // size) * settings.accumulation_steps}; or "
+                    "training.grad_checkpointing=true, which takes longer")
+    return (f"{told} Nor does a batch of {size} fit: training.grad_checkpointing=true, or a "
+            "smaller data.image_size or model.name")
 
 
 def _share(number: int, batches: int, settings: TrainingSettings) -> float:
@@ -292,7 +334,6 @@ def _rates(optimizer: torch.optim.Optimizer, plan: Plan) -> dict[str, float]:
 
 def _refuse_not_finite(losses: list[Tensor], indices: list[Tensor], epoch: int,
                        name_samples: Callable[[Tensor], list[str]]) -> None:
-    # one transfer a step; on CPU it costs nothing, on CUDA it is hidden by the loader's wait
     finite = torch.isfinite(torch.stack(losses))
     if not bool(finite.all()):
         names = name_samples(indices[int(finite.int().argmin())])
