@@ -1,5 +1,6 @@
 """The arithmetic of a run: as configured, remembered from before, or measured now."""
 
+import functools
 import json
 import math
 import platform
@@ -16,6 +17,7 @@ from finetune.config import Config, MemoryFormat, Precision
 from finetune.devices import device_name
 from finetune.errors import FinetuneError
 from finetune.files import write_json
+from finetune.memory import give_back_freed_memory
 from finetune.method import batch_size, noise
 from finetune.specs import InputSpec
 from finetune.training.arithmetic import Arithmetic, candidates, has_bf16, measure_arithmetic
@@ -23,16 +25,21 @@ from finetune.training.arithmetic import Arithmetic, candidates, has_bf16, measu
 __all__ = ["settle_arithmetic"]
 
 SHORT = 5.0  # seconds of training below which measuring isn't worth its time
-STEP = 0.1  # seconds that a measured step may take in float32
+PIXELS = 2**15  # in the pictures of a measured step: 8 at 64 px, 2 from 128 px up
+SHORTEST = 0.025  # seconds of a step below which more pictures are measured
+CLOSE = 1.25  # times the least: what may be as fast, the machine's other work aside
 ADVANTAGE = 1.05  # float32 gives way only to what is faster by this factor
+
+Times = dict[Arithmetic, float]
 
 
 def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pictures: int,
                       device: torch.device, say: Callable[[str], object]) -> Config:
     """The configuration with ``auto`` replaced by a choice, in precision and memory format.
 
-    A short training computes in float32, channels last. A longer one is measured, on a few steps,
-    and the answer is kept for the next run of the same network, size, batch, machine and torch.
+    A short training computes in float32, channels last. A longer one is measured, on a few steps:
+    the number types in channels last, then the fastest of them in the other layout. The answer is
+    kept for the next run of the same network, size, batch, machine and torch.
 
     Args:
         config: As composed.
@@ -59,28 +66,54 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
         say(f"arithmetic: {known['precision']}, {known['memory_format']} (measured before on this "
             "machine)")
         return _with(config, Arithmetic(**known))
-    size = min(8, batch_size(config))
-    pace = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1)[among[0]]
-    if pace / size * pictures * training.epochs < SHORT:
+    own = batch_size(config)
+    size = min(own, max(2, PIXELS // (spec.size[0] * spec.size[1])))
+    first = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1)
+    pace = first[among[0]] / size
+    if pace * pictures * training.epochs < SHORT:
         return _with(config, among[0])
-    return _with(config, _measured(model, spec, device, among, key, pace / size, config, say))
-
-
-def _measured(model: nn.Module, spec: InputSpec, device: torch.device, among: list[Arithmetic],
-              key: str, pace: float, config: Config, say: Callable[[str], object]) -> Arithmetic:
-    size = max(2, min(batch_size(config), int(STEP / pace)))
-    times = measure_arithmetic(model, noise(spec, size, device), among, rounds=2)
-    best = min(times, key=lambda each: times[each] * (ADVANTAGE if each != among[0] else 1.0))
+    if pace * size < SHORTEST and size < own:
+        size, first = min(own, int(4 * SHORTEST / pace)), {}
+    times = _compare(functools.partial(measure_arithmetic, model, noise(spec, size, device),
+                                       rounds=1), among, first)
+    give_back_freed_memory()
+    best = _fastest(times, among[0])
     if math.isinf(times[best]):
         raise FinetuneError(f"the device's memory is too small for a training step of {size} "
                             "pictures: a smaller data.batch_size, or data.batch_size=auto")
-    told = ", ".join(f"{a.precision} {a.memory_format} {times[among[0]] / t:.2f}"
+    _tell_and_keep(best, times, among[0], size, key, say)
+    return _with(config, best)
+
+
+def _compare(measure: Callable[[list[Arithmetic]], Times], among: list[Arithmetic],
+             times: Times) -> Times:
+    """A look at each number type, and at the fastest in the other layout; then the close ones.
+
+    These are measured in turns, so that what else the machine does falls on all alike.
+    """
+    layout = among[0].memory_format
+    types = [a for a in among if a.memory_format == layout and a not in times]
+    times = times | (measure(types) if types else {})
+    precision = _fastest(times, among[0]).precision
+    others = [a for a in among if a.precision == precision and a not in times]
+    times |= measure(others) if others else {}
+    close = [a for a, seconds in times.items() if seconds <= CLOSE * min(times.values())]
+    again = measure(close) if len(close) > 1 else {}
+    return times | {a: min(times[a], seconds) for a, seconds in again.items()}
+
+
+def _fastest(times: Times, first: Arithmetic) -> Arithmetic:
+    return min(times, key=lambda each: times[each] * (ADVANTAGE if each != first else 1.0))
+
+
+def _tell_and_keep(best: Arithmetic, times: Times, first: Arithmetic, size: int, key: str,
+                   say: Callable[[str], object]) -> None:
+    told = ", ".join(f"{a.precision} {a.memory_format} {times[first] / t:.2f}"
                      for a, t in times.items())
     say(f"arithmetic: {best.precision}, {best.memory_format}; speed of a step of {size} pictures "
-        f"against {among[0].precision} {among[0].memory_format}: {told}")
+        f"against {first.precision} {first.memory_format}: {told}")
     write_json(_file(), _remembered() | {key: {"precision": best.precision,
                                                "memory_format": best.memory_format}})
-    return best
 
 
 def _with(config: Config, arithmetic: Arithmetic) -> Config:

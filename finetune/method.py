@@ -32,6 +32,7 @@ from finetune.errors import ConfigurationError, FinetuneError
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions, collect_predictions
 from finetune.evaluation.selection import SELECT_METRICS, check_select_metric
+from finetune.memory import give_back_freed_memory
 from finetune.models.depths import depth_names, layer_depths
 from finetune.models.freezing import (
     EpochPlan,
@@ -339,7 +340,9 @@ def validate(method: Method, data: Data, *,
     Raises:
         FinetuneError: The training diverged: a logit is NaN or infinite.
     """
+    give_back_freed_memory()  # the training's; the validation's, before checkpoints are written
     predictions = cached() or predict_part(method, data, "val", final=False, watched=watched)
+    give_back_freed_memory()
     if not np.isfinite(predictions.logits).all():
         raise FinetuneError("the network answers NaN or infinity on validation: the training "
                             "diverged. The last checkpoint is whole. Try a lower optimizer.lr.")

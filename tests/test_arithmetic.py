@@ -106,7 +106,7 @@ def settled(monkeypatch, *, pictures=100_000, times=None, **training):
 def test_the_fastest_is_taken_said_and_remembered(monkeypatch):
     chosen, asked, said = settled(monkeypatch)
     assert chosen == (Precision.bf16, MemoryFormat.channels_last)
-    assert "bf16, channels_last" in said[0] and len(asked) == 2
+    assert "bf16, channels_last" in said[0] and len(asked) == 3
     again, asked, said = settled(monkeypatch, times={"fp32 contiguous": 0.01})
     assert again == chosen and not asked and "measured before" in said[0]
     other, asked, _ = settled(monkeypatch, memory_format=MemoryFormat.contiguous)
@@ -116,6 +116,26 @@ def test_the_fastest_is_taken_said_and_remembered(monkeypatch):
 def test_float32_gives_way_only_to_what_is_clearly_faster(monkeypatch):
     chosen, _, _ = settled(monkeypatch, times={"bf16 channels_last": 0.195})
     assert chosen == (Precision.fp32, MemoryFormat.channels_last)
+
+
+def test_what_is_clearly_slower_is_looked_at_once_and_what_is_close_again(monkeypatch):
+    _, asked, _ = settled(monkeypatch)
+    kinds = [[f"{a.precision} {a.memory_format}" for a in among] for among, _ in asked]
+    assert kinds == [["fp32 channels_last"], ["bf16 channels_last", "bf16_mixed channels_last"],
+                     ["bf16 contiguous"]]
+    monkeypatch.setenv("FINETUNE_CACHE", str(cache_folder() / "other"))
+    chosen, asked, _ = settled(monkeypatch, times={"bf16 channels_last": 0.1,
+                                                   "bf16 contiguous": 0.09})
+    assert chosen == (Precision.bf16, MemoryFormat.contiguous)
+    assert [a.memory_format for a in asked[-1][0]] == ["channels_last", "contiguous"]
+
+
+def test_a_small_network_is_measured_on_more_pictures(monkeypatch):
+    _, asked, _ = settled(monkeypatch, pictures=10**7, times={
+        f"{p} {f}": 0.004 for p in ("fp32", "bf16", "bf16_mixed")
+        for f in ("channels_last", "contiguous")})
+    assert [count for _, count in asked] == [8, 32, 32, 32]
+    assert asked[1][0][0].precision == "fp32", "measured anew with that many"
 
 
 def test_a_short_training_is_not_measured(monkeypatch):

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-import timm
 import torch
 from torch import Size, Tensor
 
+from finetune.models.lone_timm import timm
 from finetune.models.matching import COUNTER, strip_prefixes
 from finetune.models.registration import OUR_NETWORKS
 
