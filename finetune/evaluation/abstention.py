@@ -25,7 +25,8 @@ class Abstention:
         threshold: ``None`` where it was refused.
         guarantee: With what probability the accuracy is to hold; ``None``: it holds on the
             pictures that the threshold was fitted on.
-        validation: `measure_answered` of validation pictures, by thresholds fitted without them.
+        validation: `measure_answered` of validation pictures, by thresholds fitted without them;
+            ``None`` when all are of one group.
         reason: Why it was refused, in words; or empty.
     """
 
@@ -157,6 +158,8 @@ def fit_abstention(labels: np.ndarray, probabilities: np.ndarray, *, accuracy: f
     if threshold is None:
         return Abstention(accuracy, None, guarantee, reason=(
             f"no share of the validation pictures is answered with an accuracy of {accuracy:g}"))
+    if len(np.unique(folds)) < 2:
+        return Abstention(accuracy, threshold, guarantee)
     answered = cross_fitted(fit, lambda t, rows: confidence[rows] >= (np.inf if t is None else t),
                             folds)
     return Abstention(accuracy, threshold, guarantee, measure_answered(right, answered))

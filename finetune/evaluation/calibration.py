@@ -150,10 +150,11 @@ def fit_calibration(
     """A calibration, and the pictures' own logits calibrated by fits without them (cross-fitted).
 
     Kept if log loss falls, cross-fitted in five folds by group, by more than its standard error
-    (clustered by group), or by more than twice that where classes have biases. Refused, with a reason, below 50 pictures, where nothing is wrong on any
-    picture (the best temperature is then 0), and where the best scale is out of bounds. Multi-label
-    logits get a scale and a bias for each label that has 10 known positives and negatives, by
-    the same rules label by label. What isn't kept leaves logits as they are.
+    (clustered by group), or by more than twice that where classes have biases. Refused, with a
+    reason, below 50 pictures, where no picture is wrong (the best temperature is then 0), and
+    where the best scale is out of bounds. Multi-label logits get a scale and a bias for each label
+    that has 10 known positives and negatives, by the same rules label by label. What isn't kept
+    leaves logits as they are.
 
     Args:
         logits: (N, K) of validation pictures.
@@ -177,7 +178,7 @@ def _fit_single(logits: np.ndarray, labels: np.ndarray, kind: str, units: np.nda
     if refused:
         return Calibration.unchanged(whole, refused, kind=kind), raw
     scale, bias = fit_scaling(raw, labels, kind=kind)
-    refused = _refused_after(raw * scale + bias, labels, scale)
+    refused = _refused_after(raw * scale + bias, labels, scale, kind)
     if refused:
         return Calibration.unchanged(whole, refused, kind=kind), raw
     folds = group_folds(labels, units.tolist(), seed=seed)
@@ -196,14 +197,23 @@ def _refused_before(labels: np.ndarray, units: np.ndarray) -> str | None:
     return None
 
 
-def _refused_after(scaled: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> str | None:
-    if (scaled.argmax(axis=1) == labels).all():
+def _refused_after(scaled: np.ndarray, labels: np.ndarray, scale: np.ndarray,
+                   kind: str) -> str | None:
+    if _separated(scaled, labels, biased=kind != "temperature"):
         return (f"not calibrated: every one of {len(labels)} validation pictures is right, so that "
                 "the best temperature would be 0 and claim certainty")
     if scale.min() <= SCALES[0] or scale.max() >= SCALES[1]:
         return (f"not calibrated: the best scale of the logits is beyond {SCALES[0]:g} to "
                 f"{SCALES[1]:g}; the network's answers say little about these labels")
     return None
+
+
+def _separated(scaled: np.ndarray, labels: np.ndarray, *, biased: bool) -> bool:
+    """Whether no picture is wrong; of two classes with a bias, whether none need be."""
+    if biased and scaled.shape[1] == 2 and len(np.unique(labels)) == 2:
+        margins = scaled[:, 1] - scaled[:, 0]
+        return bool(margins[labels == 0].max() < margins[labels == 1].min())
+    return bool((scaled.argmax(axis=1) == labels).all())
 
 
 def _judged(kind: str, scale: np.ndarray, bias: np.ndarray, before: np.ndarray,

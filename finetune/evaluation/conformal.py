@@ -60,7 +60,8 @@ class PredictionSets:
         """
         if self.refused:
             raise ValueError(f"no prediction sets: {self.reason}")
-        uniform = np.random.default_rng(seed).random(len(probabilities)) if self.randomised else None
+        drawn = np.random.default_rng(seed).random(len(probabilities))
+        uniform = drawn if self.randomised else None
         return np.asarray(set_scores(probabilities, self.method, uniform) <= self.quantiles)
 
     def measure(self, labels: np.ndarray, probabilities: np.ndarray,

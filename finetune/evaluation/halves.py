@@ -48,11 +48,10 @@ def group_folds(
     """
     random = np.random.default_rng(seed)
     if groups is None and labels.ndim == 1:
-        found = np.empty(len(labels), dtype=np.int64)
-        found[np.lexsort((random.permutation(len(labels)), labels))] = np.arange(len(labels))
-        return found % folds
+        order = np.lexsort((random.permutation(len(labels)), labels))
+        return np.asarray(np.argsort(order) % folds)
     units = group_numbers(groups, len(labels))
-    return _dealt(_profiles(labels, units), folds, random)[units]
+    return np.asarray(_dealt(_profiles(labels, units), folds, random)[units])
 
 
 def _profiles(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -94,8 +93,7 @@ def cross_fitted(
     """
     numbers = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
     answers = [apply(fit(np.setdiff1d(np.arange(len(folds)), rows)), rows) for rows in numbers]
-    result: np.ndarray = np.concatenate(answers)
-    return result[np.argsort(np.concatenate(numbers))]
+    return np.asarray(np.concatenate(answers)[np.argsort(np.concatenate(numbers))])
 
 
 def one_per_group(groups: Sequence[Any] | None, count: int, *, seed: int) -> np.ndarray:

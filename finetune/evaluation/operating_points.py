@@ -154,8 +154,7 @@ def outcomes(labels: np.ndarray, place: int) -> np.ndarray:
 
 
 def measure_answers(truth: np.ndarray, said: np.ndarray) -> dict[str, Any]:
-    """Counts, and the three `TARGETS` with Wilson intervals; (N,) truth is 0, 1 or NaN = unknown.
-    """
+    """Counts and the three `TARGETS` with Wilson intervals; (N,) truth is 0, 1 or NaN."""
     known = ~np.isnan(truth.astype(np.float64))
     truth, said = truth[known].astype(bool), said[known]
     tp, fp = int((truth & said).sum()), int((~truth & said).sum())
