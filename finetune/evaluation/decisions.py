@@ -30,7 +30,7 @@ from finetune.evaluation.shares import group_numbers
 from finetune.specs import LabelKind, LabelSpec
 
 __all__ = ["CALIBRATIONS", "DecisionSettings", "Decisions", "apply_decisions", "fit_decisions",
-           "selection_part"]
+           "part_of", "selection_part"]
 
 CALIBRATIONS = ("auto", "none", *KINDS)
 
@@ -123,10 +123,11 @@ class Decisions:
 def selection_part(val: Predictions, *, seed: int) -> Predictions:
     """The validation pictures that may choose the model; all where there are too few for halves."""
     halves = decision_halves(val.labels, val.groups, seed=seed)
-    return val if halves is None else _rows(val, halves[0])
+    return val if halves is None else part_of(val, halves[0])
 
 
-def _rows(given: Predictions, rows: np.ndarray) -> Predictions:
+def part_of(given: Predictions, rows: np.ndarray) -> Predictions:
+    """The predictions of some rows."""
     groups = None if given.groups is None else [given.groups[i] for i in rows]
     return Predictions([given.ids[i] for i in rows], given.labels[rows], given.logits[rows],
                        given.label_spec, groups)
@@ -152,7 +153,7 @@ def fit_decisions(val: Predictions, *, settings: DecisionSettings, biased_traini
     """
     _check(val)
     halves = decision_halves(val.labels, val.groups, seed=seed)
-    part = val if halves is None else _rows(val, halves[1])
+    part = val if halves is None else part_of(val, halves[1])
     calibration, crossed = _calibrated(part, settings.calibration, biased_training, seed)
     odds = to_probabilities(crossed, multi=_is_multi(val.label_spec))
     folds = group_folds(part.labels, part.groups, seed=seed)
