@@ -155,19 +155,20 @@ def calibrated(planted: str, kind: str, draw: Draw, size: int, rounds: int) -> d
 
 def set_plans(options: argparse.Namespace) -> Iterator[tuple[str, Any, int, dict[str, Any], int]]:
     """(name, predictions, calibration pictures, settings, resplits)."""
-    sources = {"10 classes, .7 right": one_set(3.2, 10), "4 classes, .95 right": one_set(6.5, 4),
+    sources = {"10 classes": one_set(3.2, 10), "4 classes": one_set(6.5, 4),
                "10 classes, groups of 1 to 8": one_set(3.2, 10, grouped=True)}
     if options.predictions:
         from finetune.evaluation.predictions import Predictions
 
-        sources["run"] = Predictions.load(options.predictions)
+        sources["the run"] = Predictions.load(options.predictions)
     ways = {"aps": {}, "aps, randomised": {"sets_randomised": True}, "lac": {"set_method": "lac"},
             "lac, each class": {"set_method": "lac", "sets_by_class": True}}
     for source, predictions in sources.items():
+        right = (predictions.logits.argmax(axis=1) == predictions.labels).mean()
+        several = predictions.groups is not None
         for size in (300,) if options.fast else (150, 390, 1000):
             for way, settings in ways.items():
-                several = predictions.groups is not None
-                yield (f"{source} | {way}", predictions, size * (4 if several else 1), settings,
+                yield (f"{source}, {right:.0%} right | {way}", predictions, size * (4 if several else 1), settings,
                        options.resplits)
 
 
