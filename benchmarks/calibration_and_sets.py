@@ -168,8 +168,8 @@ def set_plans(options: argparse.Namespace) -> Iterator[tuple[str, Any, int, dict
         several = predictions.groups is not None
         for size in (300,) if options.fast else (150, 390, 1000):
             for way, settings in ways.items():
-                yield (f"{source}, {right:.0%} right | {way}", predictions, size * (4 if several else 1), settings,
-                       options.resplits)
+                yield (f"{source}, {right:.0%} right | {way}", predictions,
+                       size * (4 if several else 1), settings, options.resplits)
 
 
 def one_set(sharp: float, classes: int, *, grouped: bool = False) -> Any:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "evaluation", "frozen", "models", "scaling", "startup")), *PEERS]
+    "calibration_and_sets", "evaluation", "frozen", "models", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -194,3 +194,15 @@ def test_a_start_is_seen_on_the_terminal(load):
     assert 0.25 < found["first_step"] - found["run"] < 20
     with pytest.raises(SystemExit, match="before its first step"):
         startup.watch([sys.executable, "-c", "print('no')"], startup.MARKS, dict(os.environ))
+
+
+def test_calibration_and_sets_are_measured_in_small(load, tmp_path, monkeypatch, capsys):
+    script = load("calibration_and_sets")
+    monkeypatch.setattr(script, "TEST", 500)
+    monkeypatch.setattr(sys, "argv", ["script", "--fast", "--output", str(tmp_path / "out.json")])
+    script.main()
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {row["kind"] for row in found["calibration"]} == {
+        "temperature", "bias_corrected", "vector", "per_label"}
+    assert all(row["coverage"] > 0.85 and row["resplits"] == 10 for row in found["sets"])
+    assert "log loss rose beyond its interval in" in capsys.readouterr().out
