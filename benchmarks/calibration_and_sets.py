@@ -45,7 +45,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The options."""
     parser = measuring.parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="seeds of each calibration")
+    parser.add_argument("--rounds", type=int, default=12, help="seeds of each calibration")
     parser.add_argument("--resplits", type=int, default=200, help="of each set of predictions")
     parser.add_argument("--predictions", type=Path, help=".npz of a run's predictions")
     parser.add_argument("--output", dest="json", type=Path, help="the same as --json")
