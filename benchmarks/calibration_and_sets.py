@@ -226,13 +226,19 @@ def tables(calibration: list[dict[str, Any]], sets: list[dict[str, Any]]) -> str
     second = measuring.markdown(
         ["predictions", "sets", "val", "calibrated on", "coverage", "5 % of resplits below",
          "mean size", "empty"],
-        [[*row["name"].split(" | "), row["val"], round(row["count"]), f"{row['coverage']:.4f}",
-          f"{row['low']:.3f}", f"{row['size']:.2f}", f"{row['empty']:.3f}"]
-         for row in sets if row["resplits"]])
+        [[*row["name"].split(" | "), row["val"], *shown_set(row)] for row in sets])
     worse, rounds = (sum(row[key] for row in calibration) for key in ("worse", "rounds"))
     least = min((row["coverage"] for row in sets if row["resplits"]), default=float("nan"))
     return (f"{first}\n{second}\nlog loss rose beyond its interval in {worse} of {rounds} rounds; "
             f"least mean coverage {least:.4f} at level {LEVEL:g}\n")
+
+
+def shown_set(row: dict[str, Any]) -> list[str]:
+    """What a row of the second table says of its resplits."""
+    if not row["resplits"]:
+        return ["refused", "", "", "", ""]
+    return [f"{row['count']:.0f}", f"{row['coverage']:.4f}", f"{row['low']:.3f}",
+            f"{row['size']:.2f}", f"{row['empty']:.3f}"]
 
 
 def shown(value: float | None) -> str:

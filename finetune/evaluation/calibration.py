@@ -20,8 +20,7 @@ __all__ = ["KINDS", "MIN_PICTURES", "Calibration", "fit_calibration", "fit_scali
 KINDS = ("temperature", "bias_corrected", "vector")
 MIN_PICTURES = 50
 MIN_OF_EACH = 10       # positives and negatives of a label
-# Standard errors that the gain has to exceed; a number for each class finds more noise to fit
-KEEP_ERRORS = {"temperature": 1.0, "bias_corrected": 2.0, "vector": 2.0}
+KEEP_ERRORS = 2.0      # standard errors that the gain has to exceed
 SCALES = (0.05, 20.0)  # temperatures of 20 to 0.05
 BIAS_SPREAD = 3.0      # standard deviation of the weak prior of biases, in logits
 
@@ -149,12 +148,11 @@ def fit_calibration(
 ) -> tuple[Calibration, np.ndarray]:
     """A calibration, and the pictures' own logits calibrated by fits without them (cross-fitted).
 
-    Kept if log loss falls, cross-fitted in five folds by group, by more than its standard error
-    (clustered by group), or by more than twice that where classes have biases. Refused, with a
-    reason, below 50 pictures, where no picture is wrong (the best temperature is then 0), and
-    where the best scale is out of bounds. Multi-label logits get a scale and a bias for each label
-    that has 10 known positives and negatives, by the same rules label by label. What isn't kept
-    leaves logits as they are.
+    Kept if log loss falls, cross-fitted in five folds by group, by more than twice its standard
+    error (clustered by group). Refused, with a reason, below 50 pictures, where no picture is wrong
+    (the best temperature is then 0), and where the best scale is out of bounds. Multi-label logits
+    get a scale and a bias for each label that has 10 known positives and negatives, by the same
+    rules label by label. What isn't kept leaves logits as they are.
 
     Args:
         logits: (N, K) of validation pictures.
@@ -220,10 +218,9 @@ def _judged(kind: str, scale: np.ndarray, bias: np.ndarray, before: np.ndarray,
             after: np.ndarray, units: np.ndarray) -> Calibration:
     """Kept or not, by (N,) log losses before and after."""
     gain, error = mean_and_error(before - after, units)
-    errors = KEEP_ERRORS[kind]
-    kept = gain > errors * error
+    kept = gain > KEEP_ERRORS * error
     told = f"cross-fitted log loss {before.mean():.4f} became {after.mean():.4f}"
-    rule = f"{'more' if kept else 'not more'} than {errors:g} x its standard error {error:.4f}"
+    rule = f"{'more' if kept else 'not more'} than {KEEP_ERRORS:g} x its standard error {error:.4f}"
     reason = f"{'kept' if kept else 'not kept'}: {told}, a fall of {gain:.4f}, {rule}"
     base = Calibration.unchanged(len(scale), reason, kind=kind)
     if kept:
