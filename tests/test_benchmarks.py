@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "evaluation", "frozen", "gpu", "models", "scaling", "startup")), *PEERS]
+    "calibration_and_sets", "evaluation", "frozen", "gpu", "models", "scaling", "startup")),
+    *PEERS]
 
 
 @pytest.fixture
@@ -210,3 +211,15 @@ def test_the_benchmark_for_a_gpu_runs_on_a_cpu(load, tmp_path):
     assert all(row["images_per_second"] > 0 and len(row["rounds"]) == 1 for row in sides.values())
     assert [row["cache_features"] for row in found["caching"]] == ["auto", "never"]
     assert "| resnet10t | tuned |" in done.stdout and "| auto | resnet10t |" in done.stdout
+
+
+def test_calibration_and_sets_are_measured_in_small(load, tmp_path, monkeypatch, capsys):
+    script = load("calibration_and_sets")
+    monkeypatch.setattr(script, "TEST", 500)
+    monkeypatch.setattr(sys, "argv", ["script", "--fast", "--output", str(tmp_path / "out.json")])
+    script.main()
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {row["kind"] for row in found["calibration"]} == {
+        "temperature", "bias_corrected", "vector", "per_label"}
+    assert all(row["coverage"] > 0.85 and row["resplits"] == 10 for row in found["sets"])
+    assert "log loss rose beyond its interval in" in capsys.readouterr().out
