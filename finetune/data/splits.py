@@ -10,19 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.duplicates import (
-    DuplicatePolicy,
-    check_given,
-    conflicting_labels,
-    group_members,
-)
+from finetune.data.assigning import assign, class_vector, units_of
+from finetune.data.duplicates import DuplicatePolicy, check_given, conflicting_labels
 from finetune.data.samples import Samples
-from finetune.data.unions import joined
 from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
 from finetune.files import write_text
 from finetune.specs import LabelKind
@@ -132,10 +126,10 @@ def _duplicate_warnings(samples: Samples, duplicates: Sequence[Sequence[int]]) -
 
 def _divide(samples: Samples, method: SplitMethod, seed: int, val_fraction: float,
             test_fraction: float, duplicates: Sequence[Sequence[int]]) -> Names:
-    together = _units(samples, duplicates, with_groups=method is SplitMethod.group)
+    together = units_of(samples, duplicates, with_groups=method is SplitMethod.group)
     shares = {"train": (1 - test_fraction) * (1 - val_fraction),
               "val": (1 - test_fraction) * val_fraction, "test": test_fraction}
-    return _assign(samples, together, {p: s for p, s in shares.items() if s > 0}, seed)
+    return assign(samples, together, {p: s for p, s in shares.items() if s > 0}, seed)
 
 
 def _complete(samples: Samples, given: Names, seed: int, val_fraction: float,
@@ -153,15 +147,15 @@ def _complete(samples: Samples, given: Names, seed: int, val_fraction: float,
     place = {int(i): n for n, i in enumerate(inside)}
     kept = [[place[i] for i in group if i in place] for group in duplicates]
     part = samples.select(inside.tolist())
-    units = _units(part, [k for k in kept if k], with_groups=part.groups is not None)
+    units = units_of(part, [k for k in kept if k], with_groups=part.groups is not None)
     names = given.copy()
-    names[inside] = _assign(part, units, {"train": 1 - val_fraction, "val": val_fraction}, seed)
+    names[inside] = assign(part, units, {"train": 1 - val_fraction, "val": val_fraction}, seed)
     return names
 
 
 def _lacking(samples: Samples, names: Names, part: str) -> list[str]:
     """Classes without a (positive) picture in a part."""
-    inside = _class_vector(samples, np.flatnonzero(names == part))
+    inside = class_vector(samples, np.flatnonzero(names == part))
     return [c for c, n in zip(samples.label_spec.class_names, inside, strict=True) if not n]
 
 
@@ -179,114 +173,6 @@ def _gaps(samples: Samples, names: Names) -> list[str]:
     found = {part: _lacking(samples, names, part) for part in PARTS if (names == part).any()}
     return [f"{len(lacking)} classes have no picture in {part}: {first_of(lacking)}"
             for part, lacking in found.items() if lacking]
-
-
-def _units(samples: Samples, duplicates: Sequence[Sequence[int]], *,
-           with_groups: bool) -> list[list[int]]:
-    members = group_members(samples) if with_groups else {}
-    return joined(len(samples), [*members.values(), *duplicates])
-
-
-def _assign(samples: Samples, units: list[list[int]], shares: dict[str, float],
-            seed: int) -> Names:
-    units = sorted(units, key=lambda u: min(samples.ids[i] for i in u))
-    counts = np.stack([_class_vector(samples, unit) for unit in units])
-    _refuse_small(samples, counts, len(shares))
-    single = samples.label_spec.kind is LabelKind.single
-    if single and all(len(u) == 1 for u in units):
-        parts = _stratified(counts.argmax(axis=1), shares, seed)
-    else:
-        parts = _greedy(counts, np.array([len(u) for u in units]), shares, seed)
-    names = np.empty(len(samples), dtype="<U5")
-    for unit, part in zip(units, parts, strict=True):
-        names[unit] = part
-    return names
-
-
-def _class_vector(samples: Samples,
-                  unit: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    labels = samples.labels[np.asarray(unit)]
-    if samples.label_spec.kind is LabelKind.single:
-        return np.bincount(labels, minlength=samples.label_spec.output_width).astype(np.float64)
-    positives: npt.NDArray[np.float64] = np.nan_to_num(labels).sum(axis=0).astype(np.float64)
-    return positives
-
-
-def _refuse_small(samples: Samples, counts: npt.NDArray[np.float64], needed: int) -> None:
-    units = (counts > 0).sum(axis=0)
-    small = [f"{name} ({int(n)})" for name, n in
-             zip(samples.label_spec.class_names, units, strict=True) if n < needed]
-    if small:
-        kind = "different pictures" if samples.groups is None else "groups (patients, regions)"
-        fewer = "set data.test_fraction=0, " if needed > 2 else ""
-        raise DataError(f"classes with too few {kind} to be in each of {needed} parts: "
-                        f"{first_of(small, count=10)}. Add pictures, join or remove these classes, "
-                        f"{fewer}or give a split of your own with data.splits_file=FILE")
-
-
-def _stratified(classes: npt.NDArray[Any], shares: dict[str, float], seed: int) -> list[str]:
-    """Per class a shuffled cut; each part gets at least one."""
-    random = np.random.default_rng(seed)
-    parts = np.empty(len(classes), dtype="<U5")
-    for each in np.unique(classes):
-        inside = random.permutation(np.flatnonzero(classes == each))
-        start = 0
-        for part, count in _whole_counts(len(inside), shares).items():
-            parts[inside[start:start + count]] = part
-            start += count
-    return [str(p) for p in parts]
-
-
-def _whole_counts(total: int, shares: dict[str, float]) -> dict[str, int]:
-    """Largest remainders, at least one for each part."""
-    exact = {part: share * total for part, share in shares.items()}
-    counts = {part: max(1, int(value)) for part, value in exact.items()}
-    for part in sorted(exact, key=lambda p: counts[p] - exact[p]):
-        if sum(counts.values()) < total:
-            counts[part] += 1
-    counts["train"] += total - sum(counts.values())
-    return counts
-
-
-def _greedy(counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any], shares: dict[str, float],
-            seed: int) -> list[str]:
-    """Assign units, the most telling first, to where class shares are furthest below the aim.
-
-    The idea of scikit-learn's StratifiedGroupKFold, for parts of different sizes.
-    """
-    names = list(shares)
-    totals = counts.sum(axis=0).clip(min=1)
-    relative = np.concatenate([counts / totals, (sizes / sizes.sum())[:, None]], axis=1)
-    target = np.array([shares[n] for n in names])
-    order = np.random.default_rng(seed).permutation(len(counts))
-    order = order[np.argsort(-relative[order].std(axis=1), kind="stable")]
-    filled = np.zeros((len(names), relative.shape[1]))
-    parts = np.zeros(len(counts), dtype=np.int64)
-    for unit in order:
-        # change of the squared distance to the aim when the unit goes to each part
-        lack = target[:, None] - filled
-        gain = (relative[unit] * (2 * lack - relative[unit]) / target[:, None]).sum(axis=1)
-        parts[unit] = int(np.argmax(gain))
-        filled[parts[unit]] += relative[unit]
-    _cover(parts, counts, sizes, len(names))
-    return [names[p] for p in parts]
-
-
-def _cover(parts: npt.NDArray[Any], counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any],
-           number: int) -> None:
-    """Move the smallest unit of a class that a part lacks to it, from where others remain.
-
-    Rare classes first; no move takes another class away from a part.
-    """
-    has = counts > 0
-    for each in np.argsort(has.sum(axis=0), kind="stable"):
-        for part in range(number):
-            if has[parts == part, each].any():
-                continue
-            spare = [u for u in np.flatnonzero(has[:, each])
-                     if (has[parts == parts[u]][:, has[u]].sum(axis=0) > 1).all()]
-            if spare:
-                parts[min(spare, key=lambda u: (sizes[u], u))] = part
 
 
 def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
