@@ -4,6 +4,7 @@ A unit is what is never divided: a picture, or pictures that belong together.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,63 @@ from finetune.data.unions import joined
 from finetune.errors import DataError, first_of
 from finetune.specs import LabelKind
 
-__all__ = ["assign", "class_vector", "units_of"]
+__all__ = ["Division", "assign", "class_vector", "cut_val", "lacking", "together"]
 
 Names = npt.NDArray[np.str_]
 
 
-def units_of(samples: Samples, duplicates: Sequence[Sequence[int]], *,
-             with_groups: bool) -> list[list[int]]:
-    """Indices of the pictures of each unit: identical ones, and groups if wanted, are together."""
+@dataclass(frozen=True)
+class Division:
+    """What is wanted of a new split.
+
+    Attributes:
+        seed: Of what is drawn.
+        val_fraction: Of what isn't test.
+        test_fraction: Of all; 0 makes no test part.
+        together: Sets of indices, none of which is divided; they may overlap.
+    """
+
+    seed: int
+    val_fraction: float
+    test_fraction: float
+    together: Sequence[Sequence[int]] = ()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of train, val and test, those that are not 0."""
+        rest = 1 - self.test_fraction
+        shares = {"train": rest * (1 - self.val_fraction), "val": rest * self.val_fraction,
+                  "test": self.test_fraction}
+        return {part: share for part, share in shares.items() if share > 0}
+
+
+def together(samples: Samples, duplicates: Sequence[Sequence[int]], *,
+             with_groups: bool) -> list[Sequence[int]]:
+    """What no split divides: sets of identical pictures, and groups if wanted."""
     members = group_members(samples) if with_groups else {}
-    return joined(len(samples), [*members.values(), *duplicates])
+    return [*members.values(), *duplicates]
 
 
-def assign(samples: Samples, units: list[list[int]], shares: dict[str, float],
-           seed: int) -> Names:
+def cut_val(samples: Samples, names: Names, division: Division) -> Names:
+    """``names`` with val cut from what was train; other parts stay."""
+    inside = np.flatnonzero(names == "train")
+    place = {int(i): n for n, i in enumerate(inside)}
+    kept = [[place[i] for i in members if i in place] for members in division.together]
+    units = joined(len(inside), [k for k in kept if k])
+    cut = names.copy()
+    cut[inside] = assign(samples.select(inside.tolist()), units, {
+        "train": 1 - division.val_fraction, "val": division.val_fraction}, division.seed)
+    return cut
+
+
+def lacking(samples: Samples, names: Names, part: str) -> list[str]:
+    """Classes without a (positive) picture in a part."""
+    inside = class_vector(samples, np.flatnonzero(names == part))
+    return [c for c, n in zip(samples.label_spec.class_names, inside, strict=True) if not n]
+
+
+def assign(samples: Samples, units: list[list[int]], shares: dict[str, float], seed: int, *,
+           kind: str | None = None, remedy: str | None = None, dealt: bool = False) -> Names:
     """The part of each picture (N,); a function of names, labels and seed, not of their order.
 
     Args:
@@ -36,16 +80,20 @@ def assign(samples: Samples, units: list[list[int]], shares: dict[str, float],
         units: A partition of their indices.
         shares: Of the parts; they add up to 1.
         seed: Of what is drawn.
+        kind: What a message calls the units.
+        remedy: What a message advises where there are too few.
+        dealt: Single pictures are dealt like cards, class by class, to parts of equal shares.
 
     Raises:
         DataError: A class has fewer units than there are parts.
     """
     units = sorted(units, key=lambda u: min(samples.ids[i] for i in u))
     counts = np.stack([class_vector(samples, unit) for unit in units])
-    _refuse_small(samples, counts, len(shares))
+    _refuse_small(samples, counts, len(shares), kind, remedy)
     single = samples.label_spec.kind is LabelKind.single
     if single and all(len(u) == 1 for u in units):
-        parts = _stratified(counts.argmax(axis=1), shares, seed)
+        divide = _dealt if dealt else _stratified
+        parts = divide(counts.argmax(axis=1), shares, seed)
     else:
         parts = _greedy(counts, np.array([len(u) for u in units]), shares, seed)
     names = np.empty(len(samples), dtype="<U5")
@@ -64,16 +112,32 @@ def class_vector(samples: Samples,
     return positives
 
 
-def _refuse_small(samples: Samples, counts: npt.NDArray[np.float64], needed: int) -> None:
+def _refuse_small(samples: Samples, counts: npt.NDArray[np.float64], needed: int,
+                  kind: str | None, remedy: str | None) -> None:
     units = (counts > 0).sum(axis=0)
     small = [f"{name} ({int(n)})" for name, n in
              zip(samples.label_spec.class_names, units, strict=True) if n < needed]
     if small:
-        kind = "different pictures" if samples.groups is None else "groups (patients, regions)"
+        own = "different pictures" if samples.groups is None else "groups (patients, regions)"
         fewer = "set data.test_fraction=0, " if needed > 2 else ""
-        raise DataError(f"classes with too few {kind} to be in each of {needed} parts: "
-                        f"{first_of(small, count=10)}. Add pictures, join or remove these classes, "
-                        f"{fewer}or give a split of your own with data.splits_file=FILE")
+        raise DataError(f"classes with too few {kind or own} to be in each of {needed} parts: "
+                        f"{first_of(small, count=10)}. " + (remedy or (
+                            f"Add pictures, join or remove these classes, {fewer}or give a split "
+                            "of your own with data.splits_file=FILE")))
+
+
+def _dealt(classes: npt.NDArray[Any], shares: dict[str, float], seed: int) -> list[str]:
+    """In order of class, shuffled inside, one after the other to each part in turn.
+
+    As scikit-learn's StratifiedKFold: parts differ by one in every class and in all.
+    """
+    order = np.random.default_rng(seed).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    names = list(shares)
+    parts = np.empty(len(classes), dtype="<U5")
+    for number, name in enumerate(names):
+        parts[order[number::len(names)]] = name
+    return [str(p) for p in parts]
 
 
 def _stratified(classes: npt.NDArray[Any], shares: dict[str, float], seed: int) -> list[str]:
