@@ -101,6 +101,20 @@ class RunDirectory:
         """Whether the report, the last file of a run, is there."""
         return (self.path / "report.html").exists() and (self.path / "metrics.json").exists()
 
+    @property
+    def has_folds(self) -> bool:
+        """Whether this is the folder around the runs of all folds, ``fold-1`` and so on."""
+        return self.config.data.all_folds
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: every fold, or the random split beside the run, too."""
+        has_metrics = (self.path / "metrics.json").exists()
+        if self.has_folds:
+            return has_metrics
+        compares = self.config.data.compare_random
+        return self.is_finished and not (compares and "random_split" not in self.metrics)
+
     def write_config(self, config: Config) -> None:
         """Write ``config.yaml``."""
         write_text(self.path / "config.yaml", dump_config(config))

@@ -110,11 +110,17 @@ def _number(text: str) -> float:
 
 def _numbers(samples: Samples, what: str, texts: Sequence[str]) -> Floats:
     values = np.array([_number(text) for text in texts], dtype=np.float64)
-    wrong = [f"{texts[i]!r} ({samples.ids[i]})" for i in np.flatnonzero(~np.isfinite(values))]
+    wrong = _told(samples, texts, values)
     if wrong:
         raise DataError(f"{what}: {len(wrong)} of {len(texts)} values are no finite numbers: "
                         f"{first_of(wrong)}; correct them, or leave these pictures out")
     return values
+
+
+def _told(samples: Samples, texts: Sequence[str], values: Floats) -> list[str]:
+    """The values that could not be read, and whose they are."""
+    return [f"{text!r} ({name})" for name, text, value in
+            zip(samples.ids, texts, values, strict=True) if not np.isfinite(value)]
 
 
 def read_times(samples: Samples, column: str) -> tuple[Floats, list[str]]:
@@ -130,7 +136,7 @@ def read_times(samples: Samples, column: str) -> tuple[Floats, list[str]]:
     read = [np.array([parse(text) for text in texts]) for parse in (_number, _date)]
     numbers, dates = read
     values = numbers if np.isfinite(numbers).sum() >= np.isfinite(dates).sum() else dates
-    wrong = [f"{texts[i]!r} ({samples.ids[i]})" for i in np.flatnonzero(~np.isfinite(values))]
+    wrong = _told(samples, texts, values)
     if wrong:
         raise DataError(f"data.time_column={column}: {len(wrong)} of {len(texts)} values are no "
                         f"{'numbers' if values is numbers else 'dates'} like the others: "
