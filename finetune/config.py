@@ -208,7 +208,7 @@ class DataConfig:
     site_column: str | None = None  # site: of the CSV
     test_site: str | None = None  # site: the one that is tested
     folds: int = 5  # kfold: 2..100
-    fold: int | None = None  # kfold: the one that is tested, from 1; unset: one after the other
+    fold: int | None = None  # kfold: which one is tested, from 1; unset: all, in turn
     compare_random: bool = False  # train on a random split too, and tell both numbers
     splits_file: str | None = None  # CSV: path, label, split, optional group
     val_fraction: float = 0.2  # of what isn't test; above 0, below 1

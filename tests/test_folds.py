@@ -1,6 +1,7 @@
 """Cross-validation is the runs of its folds, pooled; and a split beside a random one."""
 
 import json
+import re
 import shutil
 
 import cv2
@@ -203,9 +204,7 @@ PLACES = ["data.split=spatial", "data.x_column=x", "data.y_column=y", "data.bloc
 
 
 @pytest.mark.parametrize("split", [
-    ["data.split=group"], PLACES,
-    ["data.split=site", "data.site_column=site", "data.test_site=s1"],
-    ["data.split=time", "data.time_column=day"]])
+    PLACES, ["data.split=site", "data.site_column=site", "data.test_site=s1"]])
 def test_a_split_is_told_beside_a_random_one(split, pictures, tmp_path, capsys):
     run = train(pictures, tmp_path, *split, "data.compare_random=true", "training.epochs=1")
     random = RunDirectory(run.path / "random_split")
@@ -281,8 +280,6 @@ def test_what_the_buffer_dropped_is_counted_in_the_run(pictures, tmp_path):
     (["data.split=kfold", "data.folds=1"], "out of range"),
     (["data.split=stratified", "data.compare_random=true"], "or site")])
 def test_words_that_make_no_sense_together_are_refused(words, told, pictures, tmp_path, capsys):
-    import re
-
     assert main([f"data.root={pictures}", f"output_dir={tmp_path}", *SMALL, *words]) == 2
     error = capsys.readouterr().err
     assert re.search(told, error) and "Traceback" not in error
