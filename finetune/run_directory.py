@@ -58,6 +58,13 @@ class RunDirectory:
         raise InputError(f"no run in {folder}: config.yaml is missing{hint}")
 
     @property
+    def name(self) -> str:
+        """The folder's name; with the one around it where that is a run or holds folds."""
+        folder = self.path.resolve()
+        above = folder.parent
+        return f"{above.name}-{folder.name}" if (above / "config.yaml").is_file() else folder.name
+
+    @property
     def config(self) -> Config:
         """The resolved configuration."""
         return load_config(self.path / "config.yaml")

@@ -391,6 +391,13 @@ def test_the_folds_depend_on_the_seed_and_not_on_the_order():
     assert (folds_of(samples.select(order.tolist()), 5)[0] == first[order]).all()
 
 
+def test_a_split_of_the_datas_own_that_is_not_used_is_told():
+    given = replace(some(), given_split=["train", "val", "test"] * 100)
+    told = "the data's own split is not used"
+    assert any(told in text for text in divide(given, "kfold", fold=1).warnings)
+    assert not any(told in text for text in divide(some(), "kfold", fold=1).warnings)
+
+
 def test_several_labels_are_in_every_fold():
     random = np.random.default_rng(0)
     labels = (random.random((200, 3)) < (0.5, 0.2, 0.1)).astype(np.float32)

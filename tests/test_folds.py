@@ -82,6 +82,7 @@ def test_a_fold_is_the_run_of_the_same_command_alone(crossed, pictures, tmp_path
     for name in ("splits.csv", "predictions/test.npz"):
         assert (alone.path / name).read_bytes() == (member.path / name).read_bytes()
     assert member.environment["command"].endswith("data.fold=2")
+    assert member.name == f"{crossed.path.name}-fold-2" and alone.name == alone.path.name
 
 
 def test_every_picture_is_tested_once_and_the_answers_are_pooled(crossed):

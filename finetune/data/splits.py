@@ -98,6 +98,8 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
     if chosen is not SplitMethod.provided:
         division = _division(samples, chosen, seed, val_fraction, test_fraction, duplicates)
         names, told = _divide(samples, chosen, division, dependence)
+        if chosen in _BY_DEPENDENCE and samples.given_split is not None:
+            told.append(f"data.split={chosen}: the data's own split is not used")
         return Split(names, chosen.value, [*warnings, *told, *_gaps(samples, names)])
     assert samples.given_split is not None
     given = np.array(samples.given_split, dtype="<U5")
