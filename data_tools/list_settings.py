@@ -67,7 +67,8 @@ MORE = {
     "device": "auto takes CUDA, else MPS, else the CPU",
     "output_dir": "made where it is missing",
     "data.root": "see [formats](data.md#formats)",
-    "data.group_from": "or the whole match, where it has none; every path has to match",
+    "data.group_column": "pictures that share a value of any column stay together",
+    "data.group_from": "every path has to match; see [splits](data.md#splits)",
     "data.channels": "see [channels](data.md#channels)",
     "data.resize": "see [resizing](data.md#resizing)",
     "data.workers": "two less than the cores, at most 8; below 5 cores without an accelerator a "
@@ -78,6 +79,12 @@ MORE = {
     "data.sampling": "balanced draws with replacement, all classes equally often",
     "data.unreadable": "see [unreadable pictures](data.md#unreadable-pictures)",
     "data.split": "see [splits](data.md#splits)",
+    "data.block_size": "see [spatial blocks](data.md#spatial-blocks)",
+    "data.time_column": "see [time](data.md#time)",
+    "data.test_site": "see [site](data.md#site)",
+    "data.folds": "see [cross-validation](data.md#cross-validation)",
+    "data.compare_random": "see [what a random split would have said]"
+                           "(data.md#what-a-random-split-would-have-said)",
     "data.duplicates": "see [identical pictures](data.md#identical-pictures)",
     "model.weights": "see [weights](method.md#weights)",
     "model.head": "mlp has one hidden layer, as wide as the features, at most 512",

@@ -17,6 +17,9 @@ def fit(recipe: str | PathLike[str] | None = None,
         values: Mapping[str, Any] | None = None) -> RunDirectory:
     """Train as ``python -m finetune recipe=RECIPE KEY=VALUE ...`` does, and return the run.
 
+    With ``data.split=kfold`` that is the folder around the runs of all folds, with the pooled
+    ``metrics``.
+
     Args:
         recipe: A recipe's name or a path to its YAML file; None = the schema's defaults.
         values: Any keys of the configuration, such as ``{"data.root": "pictures"}``. Without
@@ -32,7 +35,7 @@ def fit(recipe: str | PathLike[str] | None = None,
     words = [] if recipe is None else [f"recipe={recipe}"]
     words += [override(key, value) for key, value in flatten(values or {}).items()]
     composed = compose(words, check_names=name_problems)
-    from finetune.run import fit as fit_config
+    from finetune.launch import launch
 
-    return fit_config(composed.config, replaced=composed.replaced,
-                      overrides=list(composed.overrides))
+    return launch(composed.config, replaced=composed.replaced,
+                  overrides=list(composed.overrides))

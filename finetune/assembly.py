@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.config import Config, FreezingPolicy, Loss, NormStatistics, Unreadable
-from finetune.data.duplicates import DuplicatePolicy
 from finetune.data.picture_paths import near_folder
 from finetune.data.samples import Samples, read_samples, read_splits_file
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
-from finetune.data.splits import Split, SplitMethod, split_samples
+from finetune.data.splits import Split
+from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, first_of
 from finetune.specs import Dtype, InputSpec
 
@@ -105,10 +105,7 @@ def assemble_data(config: Config, root: str, *,
     if skipped:
         warnings.append(f"{len(skipped)} unreadable pictures were left out: {first_of(skipped)}")
     duplicates = duplicate_groups(facts)
-    split = split_samples(
-        samples, method=None if data.split is None else SplitMethod(data.split.value),
-        seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
-        duplicates=duplicates, policy=DuplicatePolicy(data.duplicates.value), waiver=data.waiver)
+    split = divide(data, samples, duplicates)
     channels, dtype, notes = _common_form(samples.ids, facts, data.channels)
     return Data(samples, split, facts, duplicates, skipped, channels, dtype,
                 [*warnings, *notes, *split.warnings])

@@ -13,6 +13,7 @@ from finetune.errors import ConfigurationError, InputError, did_you_mean
 
 if TYPE_CHECKING:
     from finetune.composition import Composed
+    from finetune.run_directory import RunDirectory
 
 __all__ = ["commands", "run_command"]
 
@@ -35,7 +36,8 @@ Networks
                           shapes, parameters, multiply-adds and memory, depth by depth
 
 Runs
-  resume RUN              continue an interrupted run, bit by bit as if it had not stopped
+  resume RUN              continue an interrupted run, bit by bit as if it had not stopped; of a
+                          folder of folds, those that are missing
   evaluate RUN            measure the chosen weights again on the test part
   report RUN              write report.html and figures/ again
 
@@ -130,9 +132,9 @@ def _compose(words: Sequence[str]) -> "Composed":
 
 def _train(words: Sequence[str]) -> int:
     composed = _compose(words)
-    from finetune.run import fit
+    from finetune.launch import launch
 
-    fit(composed.config, replaced=composed.replaced, overrides=list(composed.overrides))
+    launch(composed.config, replaced=composed.replaced, overrides=list(composed.overrides))
     return 0
 
 
@@ -211,22 +213,33 @@ def _resume(words: list[str]) -> int:
     from finetune.run_directory import RunDirectory
 
     run = RunDirectory.open(_parse("resume", ["run"], words).run)
-    if run.is_finished:
-        say(f"{run.path} is finished; nothing to do. Report: {run.path / 'report.html'}")
+    if run.is_complete:
+        shown = "metrics.json" if run.has_folds else "report.html"
+        say(f"{run.path} is finished; nothing to do. Result: {run.path / shown}")
         return 0
-    from finetune.run import resume
+    from finetune.launch import relaunch
 
-    resume(run)
+    relaunch(run)
     return 0
 
 
-def _evaluate(words: list[str]) -> int:
+def _single_run(path: str) -> "RunDirectory":
+    """A run that trained; the folder around folds has nothing to measure or to draw."""
     from finetune.run_directory import RunDirectory
 
+    run = RunDirectory.open(path)
+    if run.has_folds:
+        raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
+                         f"{run.path / 'fold-1'}; pooled results are in "
+                         f"{run.path / 'metrics.json'}")
+    return run
+
+
+def _evaluate(words: list[str]) -> int:
     parser = _parser("evaluate", ["run"])
     parser.add_argument("--split", choices=["val", "test"], default=None)
     given = parser.parse_args(words)
-    run = RunDirectory.open(given.run)
+    run = _single_run(given.run)
     from finetune.run import evaluate
 
     evaluate(run, part=given.split)
@@ -234,9 +247,7 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    from finetune.run_directory import RunDirectory
-
-    run = RunDirectory.open(_parse("report", ["run"], words).run)
+    run = _single_run(_parse("report", ["run"], words).run)
     from finetune.run import rewrite_report
 
     say(f"wrote {rewrite_report(run)}")

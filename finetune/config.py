@@ -31,6 +31,10 @@ class SplitChoice(StrEnum):
     provided = "provided"
     stratified = "stratified"
     group = "group"
+    spatial = "spatial"
+    time = "time"
+    site = "site"
+    kfold = "kfold"
 
 
 class Unreadable(StrEnum):
@@ -180,8 +184,8 @@ class DataConfig:
     label_column: str = "label"  # several, separated by commas: multi-label
     label_separator: str | None = None  # for example |: several labels in one column
     split_column: str | None = "split"  # of the CSV, where there is one; null: ignore it
-    group_column: str | None = "group"  # of the CSV, where there is one; null: ignore it
-    group_from: str | None = None  # regular expression on the path; its first group is the group
+    group_column: str | None = "group"  # of the CSV, or several: patient,lesion; null: ignore it
+    group_from: str | None = None  # regular expression on the path; its groups, or the whole match
     positive_class: str | None = None  # of two classes; unset: the last one
     channels: int | None = None  # 1 up; unset: the pictures' own
     image_size: int | None = None  # pixels, 16 up; unset: the model's own
@@ -195,12 +199,28 @@ class DataConfig:
     sampling: Sampling = Sampling.shuffled
     split: SplitChoice | None = None  # unset: the data's own, else by groups, else stratified
     split_seed: int = 0  # apart from seed: all seeds are tested on the same pictures
+    x_column: str | None = None  # spatial: of the CSV
+    y_column: str | None = None  # spatial: of the CSV
+    place_from: str | None = None  # spatial: regular expression on the path; two groups, x and y
+    block_size: float | None = None  # spatial: side of a block, unit of the coordinates; above 0
+    block_buffer: float = 0.0  # spatial: distance kept between parts, the same unit; 0 up
+    time_column: str | None = None  # time: of the CSV; ISO dates or numbers
+    site_column: str | None = None  # site: of the CSV
+    test_site: str | None = None  # site: the one that is tested
+    folds: int = 5  # kfold: 2..100
+    fold: int | None = None  # kfold: which one is tested, from 1; unset: all, in turn
+    compare_random: bool = False  # train on a random split too, and tell both numbers
     splits_file: str | None = None  # CSV: path, label, split, optional group
     val_fraction: float = 0.2  # of what isn't test; above 0, below 1
     test_fraction: float = 0.2  # of all; 0 up, below 1
     unreadable: Unreadable = Unreadable.fail
     duplicates: Duplicates = Duplicates.refuse
     waiver: str | None = None  # the reason for duplicates=allow; printed in the report
+
+    @property
+    def all_folds(self) -> bool:
+        """Whether every fold is trained, each in a run of its own."""
+        return self.split is SplitChoice.kfold and self.fold is None
 
 
 @dataclass

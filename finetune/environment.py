@@ -22,8 +22,8 @@ from finetune.models.parameters import ParameterGroup
 from finetune.models.weights import WeightsReport
 from finetune.specs import InputSpec
 
-__all__ = ["depth_table", "describe_environment", "differences_to_now", "read_versions",
-           "refuse_other_data", "without_weights"]
+__all__ = ["depth_table", "describe_environment", "describe_folds", "differences_to_now",
+           "read_versions", "refuse_other_data", "without_weights"]
 
 _PACKAGES = ("finetune-images", "torch", "torchvision", "timm", "albumentations", "numpy",
              "pillow", "opencv-python-headless", "scikit-learn", "hydra-core", "wandb")
@@ -64,6 +64,15 @@ def describe_environment(config: Config, data: Data, spec: InputSpec, weights: W
     }
 
 
+def describe_folds(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
+    """The content of ``environment.json`` of the folder around all folds."""
+    data = config.data
+    return {"command": _command(overrides), "versions": read_versions(), "commit": _commit(),
+            "seed": config.seed, "rehearsal": None, "warnings": [],
+            "data": {"root": data.root, "split_method": "kfold", "split_seed": data.split_seed,
+                     "folds": data.folds}}
+
+
 def depth_table(model: nn.Module, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
     """A row for each depth: number, modules, parameters, rate and weight decay."""
     names = depth_names(layer_depths(model))
@@ -94,7 +103,8 @@ def _describe_data(config: Config, data: Data) -> dict[str, Any]:
         "pictures": len(data.samples), "classes": class_counts(data.samples, data.split),
         "split_method": data.split.method, "split_seed": config.data.split_seed,
         "duplicates": len(data.duplicates), "repairs": list(data.split.repairs),
-        "skipped": data.skipped, "waiver": config.data.waiver,
+        "skipped": data.skipped, "dropped": int((data.split.names == "").sum()),
+        "waiver": config.data.waiver,
         "groups": None if data.samples.groups is None else len(set(data.samples.groups)),
     }
 

@@ -38,6 +38,9 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
         InputError: Whatever a run would refuse.
     """
     announce(config, replaced)
+    if config.data.all_folds:
+        say(f"the first of {config.data.folds} folds; all take that many times as long")
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=1))
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
         data = assemble_data(config, _root(config, Path(folder)))
         for text in [*data.warnings, *data.split.repairs]:

@@ -6,6 +6,7 @@ from typing import Any
 from finetune.config import (
     CacheFeatures,
     Config,
+    DataConfig,
     DataFormat,
     Duplicates,
     FreezingPolicy,
@@ -13,6 +14,7 @@ from finetune.config import (
     HeadFitting,
     Loss,
     Pack,
+    SplitChoice,
 )
 
 __all__ = ["contradictions", "range_problem"]
@@ -28,6 +30,10 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "data.split_seed": (0, True, 2**32 - 1, True),
     "data.val_fraction": (0, False, 1, False),
     "data.test_fraction": (0, True, 1, False),
+    "data.block_size": (0, False, 1e12, True),
+    "data.block_buffer": (0, True, 1e12, True),
+    "data.folds": (2, True, 100, True),
+    "data.fold": (1, True, 100, True),
     "model.drop_rate": (0, True, 1, False),
     "model.drop_path_rate": (0, True, 1, False),
     "freezing.frozen_fraction": (0, True, 1, True),
@@ -104,7 +110,50 @@ def contradictions(config: Config) -> list[str]:
     if data.pack is Pack.always and data.transform == "none":
         found.append("data.pack=always keeps what augmentation needs; data.transform=none reads "
                      "whole pictures, as evaluation does")
-    return found + _head_problems(config) + _contrastive_problems(config)
+    return (found + _split_problems(config) + _head_problems(config)
+            + _contrastive_problems(config))
+
+
+# The keys that belong to one kind of split alone.
+_OF_SPLIT = {SplitChoice.spatial: ("x_column", "y_column", "place_from", "block_size",
+                                   "block_buffer"),
+             SplitChoice.time: ("time_column",), SplitChoice.site: ("site_column", "test_site"),
+             SplitChoice.kfold: ("fold",)}
+_COMPARABLE = (SplitChoice.group, SplitChoice.spatial, SplitChoice.time, SplitChoice.site)
+
+
+def _split_problems(config: Config) -> list[str]:
+    """What each kind of split needs, and keys of another kind."""
+    data = config.data
+    found = [f"data.{key}={getattr(data, key)} does nothing without data.split={split}"
+             for split, keys in _OF_SPLIT.items() if data.split is not split
+             for key in keys if getattr(data, key) not in (None, 0.0)]
+    if data.split is not SplitChoice.kfold and data.folds != DataConfig().folds:
+        found.append(f"data.folds={data.folds} does nothing without data.split=kfold")
+    if data.split is SplitChoice.spatial:
+        found += _spatial_problems(config)
+    if data.split is SplitChoice.time and data.time_column is None:
+        found.append("data.split=time needs data.time_column=COLUMN, with dates or numbers")
+    if data.split is SplitChoice.site and None in (data.site_column, data.test_site):
+        found.append("data.split=site needs data.site_column=COLUMN and data.test_site=NAME")
+    if data.split is SplitChoice.kfold and (data.fold or 1) > data.folds:
+        found.append(f"data.fold={data.fold} is not there: data.folds={data.folds}")
+    if data.compare_random and data.split not in _COMPARABLE:
+        found.append("data.compare_random compares a split with a random one: it needs data.split="
+                     f"{', '.join(s.value for s in _COMPARABLE[:-1])} or {_COMPARABLE[-1].value}")
+    return found
+
+
+def _spatial_problems(config: Config) -> list[str]:
+    data, found = config.data, []
+    columns = [c for c in (data.x_column, data.y_column) if c is not None]
+    if len(columns) != (0 if data.place_from is not None else 2):
+        found.append("data.split=spatial needs data.x_column and data.y_column, or, without both, "
+                     r"data.place_from=REGEX with two groups, such as tile_(\d+)_(\d+)")
+    if data.block_size is None:
+        found.append("data.split=spatial needs data.block_size, in the unit of the coordinates: "
+                     "larger than the distance over which pictures resemble each other")
+    return found
 
 
 def _head_problems(config: Config) -> list[str]:

@@ -15,7 +15,10 @@ REHEARSAL = {"model.name": ARCHITECTURES["bundled"], "model.weights": "bundled",
 SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_column",
            "data.label_separator", "data.split_column", "data.group_column", "data.group_from",
            "data.splits_file", "data.positive_class", "data.split", "data.waiver",
-           "data.duplicates", "data.unreadable", "data.channels")
+           "data.duplicates", "data.unreadable", "data.channels", "data.x_column",
+           "data.y_column", "data.place_from", "data.block_size", "data.block_buffer",
+           "data.time_column", "data.site_column", "data.test_site", "data.folds", "data.fold",
+           "data.compare_random")
 
 
 def replacements(config: Config, recipe: Mapping[str, Any],

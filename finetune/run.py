@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ __all__ = ["evaluate", "fit", "resume", "rewrite_report"]
 
 
 def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
-        overrides: Sequence[str] = (), run: RunDirectory | None = None) -> RunDirectory:
+        overrides: Sequence[str] = (), run: RunDirectory | None = None,
+        start: Callable[[Config], RunDirectory] | None = None) -> RunDirectory:
     """Train, choose on validation, measure once on test, report.
 
     Args:
@@ -74,6 +75,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         replaced: In a rehearsal, what it replaced.
         overrides: The words typed, for the report.
         run: A run to continue; its environment says what to restore.
+        start: Makes the folder of a new run; None: a new one in ``output_dir``.
 
     Raises:
         InputError: Something given is wrong; no run was made.
@@ -88,7 +90,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         compute_exactly(device)
 
         # Data: read every picture once, divide, check.
-        signals.run = run or (session.start_run(config) if replaced is not None else None)
+        start = start or session.start_run
+        signals.run = run or (start(config) if replaced is not None else None)
         data = _read_data(config, signals.run)
         refuse_other_data(data, before)
         spec_labels = data.samples.label_spec
@@ -112,7 +115,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         source = _packed(config, data, spec)
         method = build_method(config, model, data, spec, device, source)
         if before is None:
-            run = signals.run = signals.run or session.start_run(config)
+            run = signals.run = signals.run or start(config)
             run.write_config(session.with_whole_paths(config))
             write_splits(run.path / "splits.csv", data.samples, data.split)
             run.write_environment(describe_environment(

@@ -58,6 +58,13 @@ class RunDirectory:
         raise InputError(f"no run in {folder}: config.yaml is missing{hint}")
 
     @property
+    def name(self) -> str:
+        """The folder's name; with the one around it where that is a run or holds folds."""
+        folder = self.path.resolve()
+        above = folder.parent
+        return f"{above.name}-{folder.name}" if (above / "config.yaml").is_file() else folder.name
+
+    @property
     def config(self) -> Config:
         """The resolved configuration."""
         return load_config(self.path / "config.yaml")
@@ -100,6 +107,20 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Whether the report, the last file of a run, is there."""
         return (self.path / "report.html").exists() and (self.path / "metrics.json").exists()
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether this is the folder around the runs of all folds, ``fold-1`` and so on."""
+        return self.config.data.all_folds
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: every fold, or the random split beside the run, too."""
+        has_metrics = (self.path / "metrics.json").exists()
+        if self.has_folds:
+            return has_metrics
+        compares = self.config.data.compare_random
+        return self.is_finished and not (compares and "random_split" not in self.metrics)
 
     def write_config(self, config: Config) -> None:
         """Write ``config.yaml``."""

@@ -99,9 +99,9 @@ def open_tracker(run: RunDirectory, config: Config, *, is_rehearsal: bool) -> Tr
     tracker = start_tracking(
         run.path, mode=None if mode is None else mode.value, project=tracking.project,
         entity=tracking.entity, group=tracking.group, tags=list(tracking.tags),
-        notes=tracking.notes, name=run.path.name, config=values,
+        notes=tracking.notes, name=run.name, config=values,
         run_id=stored.read_text() if stored.exists() else None, pictures=tracking.pictures,
-        salt=run.path.name, finish_timeout=900.0 if tracking.upload_model else 60.0)
+        salt=run.name, finish_timeout=900.0 if tracking.upload_model else 60.0)
     if tracker.run_id:
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(tracker.run_id)

@@ -17,11 +17,11 @@ LAYERS = [
     {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory"},
-    {"report", "assembly", "selection", "console", "interruption", "names", "weights_store",
-     "memory", "caches", "devices"},
+    {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
+     "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting"},
-    {"plan", "run", "inspect_models"},
+    {"plan", "run", "inspect_models", "folds", "random_split", "launch"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
@@ -29,7 +29,7 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
-               "fastest", "fitting", "frozen"}
+                "fastest", "fitting", "frozen", "dividing", "folds", "random_split", "launch"}
 
 
 def unit(path):

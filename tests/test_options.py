@@ -20,6 +20,10 @@ BASE = ["data.root={pictures}", "data.labels_file=table.csv", "model.name=resnet
         "model.weights=null", "data.image_size=32", "data.batch_size=8", "data.workers=0",
         "data.label_column=label", "data.test_fraction=0.25", "training.epochs=4"]
 ONE_OF_TWO = ["data.label_column=two"]
+PLACES = ["data.split=spatial", "data.x_column=x", "data.y_column=y", "data.block_size=2"]
+NAMED = ["data.split=spatial", "data.block_size=4", r"data.place_from=p(\d+)_(\d+)"]
+SITES = ["data.split=site", "data.site_column=site", "data.test_site=s0"]
+FOLD = ["data.split=kfold", "data.fold=1"]
 PHASES = "freezing.phases=[{epochs:1,depths:head},{epochs:3,depths:all%s}]"
 
 # key: (words besides BASE, words that set the key, parts of the run that differ)
@@ -55,6 +59,17 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "data.sampling": ([], ["data.sampling=balanced"], {"batch"}),
     "data.split": ([], ["data.split=group", "data.group_column=patient"], {"split", "batch"}),
     "data.split_seed": ([], ["data.split_seed=1"], {"split", "batch"}),
+    "data.x_column": (PLACES, ["data.x_column=day"], {"split", "batch"}),
+    "data.y_column": (PLACES, ["data.y_column=day"], {"split", "batch"}),
+    "data.place_from": (NAMED, [r"data.place_from=p\d(\d)_\d*(\d)"], {"split", "batch"}),
+    "data.block_size": (PLACES, ["data.block_size=3"], {"split", "batch", "rates"}),
+    "data.block_buffer": (PLACES, ["data.block_buffer=1.2"], {"split", "batch", "rates"}),
+    "data.time_column": (["data.split=time", "data.time_column=day"], ["data.time_column=x"],
+                         {"split", "batch"}),
+    "data.site_column": (SITES, ["data.site_column=camera"], {"split", "batch"}),
+    "data.test_site": (SITES, ["data.test_site=s1"], {"split", "batch"}),
+    "data.folds": (FOLD, ["data.folds=3"], {"split", "batch", "rates"}),
+    "data.fold": (FOLD, ["data.fold=2"], {"split", "batch"}),
     "data.splits_file": ([], ["data.splits_file=given.csv"],
                          {"ids", "labels", "split", "batch", "rates"}),
     "data.val_fraction": ([], ["data.val_fraction=0.5"], {"split", "batch", "rates"}),
@@ -117,7 +132,7 @@ ELSEWHERE = {  # seen best where they act
     "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",
     "training.cache_views": "test_frozen.py", "training.head_strength": "test_frozen.py",
-    "training.cache_limit": "test_frozen.py",
+    "training.cache_limit": "test_frozen.py", "data.compare_random": "test_folds.py",
     "tracking.upload_model": "test_tracking.py",
 }
 
@@ -135,7 +150,7 @@ def places(tmp_path_factory):
 
 def fill(folder, seed, tables=2, size=(24, 32), kind="png"):
     random = np.random.default_rng(seed)
-    rows = ["path,copy,label,two,several,patient,part"]
+    rows = ["path,copy,label,two,several,patient,x,y,day,site,camera,part"]
     for number in range(60):
         label = "aabbc"[number % 5]
         paths = [f"{top}{label}/p{number // 4:02d}_{number}.{kind}" for top in ("", "more/")]
@@ -143,7 +158,8 @@ def fill(folder, seed, tables=2, size=(24, 32), kind="png"):
             (folder / path).parent.mkdir(exist_ok=True, parents=True)
             cv2.imwrite(str(folder / path), random.integers(0, 255, (*size, 3), np.uint8))
         rows.append(f"{paths[0]},{paths[1]},{label},{('no', 'yes')[number % 2]},"
-                    f"{label}|{'ab'[number // 3 % 2]},p{number // 4:02d},"
+                    f"{label}|{'ab'[number // 3 % 2]},p{number // 4:02d},{number // 6},"
+                    f"{number % 6},{number * 7 % 60},s{number // 5 % 4},s{number % 3},"
                     f"{('train', 'train', 'val', 'test')[number // 5 % 4]}")
     (folder / "table.csv").write_text("\n".join(rows))
     given = ["path,label,split"] + [f"{r.split(',')[0]},{r.split(',')[2]},{r.split(',')[-1]}"

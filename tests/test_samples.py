@@ -100,7 +100,7 @@ def test_a_table_has_a_row_for_each_picture(separator, mark, tmp_path):
     found = read_samples(str(tmp_path))
     assert labels(found) == {"x/1.png": "a", "x/2.png": "b", "x/3, with comma.png": "a"}
     assert found.given_split == ["train", "test", "val"] and found.groups == ["p1", "p2", "p1"]
-    assert found.metadata == {"age": ["61", "5\n0", ""]}
+    assert found.metadata == {"group": ["p1", "p2", "p1"], "age": ["61", "5\n0", ""]}
     assert read_samples(str(tmp_path / "labels.csv")).ids == found.ids
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from finetune.data.folders import has_folders
 from finetune.data.formats import as_supported
+from finetune.data.nested_groups import nested_groups
 from finetune.data.picture_paths import near_folder
 from finetune.data.samples import ArraySource, Samples, single_label
 from finetune.data.tables import read_header
@@ -198,8 +199,17 @@ def with_groups(samples: Samples, pattern: str) -> Samples:
     if missing:
         raise DataError(f"data.group_from={pattern} matches nothing in {len(missing)} of "
                         f"{len(found)} paths: {first_of(missing)}")
-    groups = [(m[1] if m.re.groups else m[0]) or "" for m in found if m]
+    matches = [m for m in found if m]
+    groups, told = nested_groups(_levels(matches))
     if not any(groups):
         raise DataError(f"data.group_from={pattern} finds nothing but empty text, such as in "
                         f"{samples.ids[0]}; expected a group that is there, such as (patient\\d+)")
-    return replace(samples, groups=groups)
+    return replace(samples, groups=groups, warnings=[*samples.warnings, *told])
+
+
+def _levels(matches: Sequence[re.Match[str]]) -> dict[str, list[str]]:
+    """What each group of the pattern found, or the whole match; "" where it took no part."""
+    pattern = matches[0].re
+    names = {number: name for name, number in pattern.groupindex.items()}
+    return {names.get(i, f"group {i}"): [m[i] or "" for m in matches]
+            for i in range(1, pattern.groups + 1)} or {"match": [m[0] for m in matches]}

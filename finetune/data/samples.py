@@ -94,7 +94,7 @@ class Samples:
         source: Where the pixels are.
         given_split: ``train``, ``val`` or ``test`` for each, where the data come divided.
         groups: What must not be divided, such as patients.
-        metadata: Other columns.
+        metadata: Columns of the table beside path, label and split.
         warnings: What was skipped or assumed, as sentences.
     """
 
@@ -160,9 +160,10 @@ def read_samples(root: str, *, format: str = "auto", labels_file: str | None = N
         label_column: Column of labels; several, separated by commas: one yes/no column per class.
         label_separator: Between several labels in one column.
         split_column: Column of parts; None ignores it.
-        group_column: Column of groups; None ignores it.
-        group_from: Regular expression searched in the relative path; its first group, or the
-            whole match, is the group.
+        group_column: Column of groups; None ignores it. Several, separated by commas: pictures
+            that share a value of any are together.
+        group_from: Regular expression searched in the relative path; its groups, used like
+            several columns, or the whole match.
         positive_class: Of two classes, the one whose sensitivity is asked for.
         splits_file: An existing file that must not be taken for the labels.
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.assigning import Division, assign, cut_val, lacking, together
+from finetune.data.dependence import Dependence
 from finetune.data.duplicates import (
     DuplicatePolicy,
     check_given,
@@ -22,6 +23,10 @@ from finetune.data.duplicates import (
     group_members,
 )
 from finetune.data.samples import Samples
+from finetune.data.split_by_fold import split_by_fold
+from finetune.data.split_by_place import split_by_place
+from finetune.data.split_by_site import split_by_site
+from finetune.data.split_by_time import split_by_time
 from finetune.data.unions import joined
 from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
 from finetune.files import write_text
@@ -39,6 +44,14 @@ class SplitMethod(StrEnum):
     provided = "provided"
     stratified = "stratified"
     group = "group"
+    spatial = "spatial"
+    time = "time"
+    site = "site"
+    kfold = "kfold"
+
+
+_BY_DEPENDENCE = {SplitMethod.spatial: split_by_place, SplitMethod.time: split_by_time,
+                  SplitMethod.site: split_by_site, SplitMethod.kfold: split_by_fold}
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Split:
 
     Attributes:
         names: (N,) ``train``, ``val``, ``test``, or "" for pictures that were dropped.
-        method: ``provided``, ``stratified`` or ``group``.
+        method: A member of `SplitMethod`.
         warnings: What a reader has to know.
         repairs: What was changed in a given split, or waived.
     """
@@ -60,8 +73,8 @@ class Split:
 
 def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, val_fraction: float,
                   test_fraction: float, duplicates: Sequence[Sequence[int]] = (),
-                  policy: DuplicatePolicy = DuplicatePolicy.refuse,
-                  waiver: str | None = None) -> Split:
+                  policy: DuplicatePolicy = DuplicatePolicy.refuse, waiver: str | None = None,
+                  dependence: Dependence | None = None) -> Split:
     """Divide pictures; a function of names, labels, groups and seed, not of their order.
 
     Args:
@@ -74,35 +87,39 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
         duplicates: Indices of identical pictures.
         policy: What identical pictures, or groups, across given parts do.
         waiver: The reason for allowing them.
+        dependence: What ``spatial``, ``time``, ``site`` and ``kfold`` are made from.
 
     Raises:
         DataError: Leaks in a given split, or classes too small to divide.
         ConfigurationError: The method needs what the data don't have.
     """
-    chosen = _choose(samples, method)
-    warnings = _duplicate_warnings(samples, duplicates)
-    if chosen is SplitMethod.stratified and samples.groups is not None:
-        warnings.append(f"data.split=stratified: {len(set(samples.groups))} groups are ignored; "
-                        "one group's pictures can be in several parts")
+    chosen = _choose(samples, method, dependence)
+    warnings = [*_duplicate_warnings(samples, duplicates), *_group_warnings(samples, chosen)]
     if chosen is not SplitMethod.provided:
-        names = _divide(samples, chosen, seed, val_fraction, test_fraction, duplicates)
-        return Split(names, chosen.value, [*warnings, *_gaps(samples, names)])
+        division = _division(samples, chosen, seed, val_fraction, test_fraction, duplicates)
+        names, told = _divide(samples, chosen, division, dependence)
+        if chosen in _BY_DEPENDENCE and samples.given_split is not None:
+            told.append(f"data.split={chosen}: the data's own split is not used")
+        return Split(names, chosen.value, [*warnings, *told, *_gaps(samples, names)])
     assert samples.given_split is not None
     given = np.array(samples.given_split, dtype="<U5")
     repaired, repairs = check_given(samples, given, duplicates, policy, waiver)
     if repaired is None:
         own = SplitMethod.group if samples.groups is not None else SplitMethod.stratified
-        names = _divide(samples, own, seed, val_fraction,
-                        test_fraction if (given == "test").any() else 0.0, duplicates)
+        names, _ = _divide(samples, own, _division(
+            samples, own, seed, val_fraction, test_fraction if (given == "test").any() else 0.0,
+            duplicates), None)
         return Split(names, own.value, [*warnings, *_gaps(samples, names)], repairs)
-    names = _complete(samples, repaired, seed, val_fraction, duplicates)
+    names = _complete(samples, repaired, _division(samples, chosen, seed, val_fraction, 0.0,
+                                                   duplicates))
     warnings += _gaps(samples, names)
     if not (names == "test").any():
         warnings.append("there is no test part: results are validation, also used for selection")
     return Split(names, chosen.value, warnings, repairs)
 
 
-def _choose(samples: Samples, method: SplitMethod | None) -> SplitMethod:
+def _choose(samples: Samples, method: SplitMethod | None,
+            dependence: Dependence | None) -> SplitMethod:
     if method is None:
         if samples.given_split is not None:
             return SplitMethod.provided
@@ -113,6 +130,12 @@ def _choose(samples: Samples, method: SplitMethod | None) -> SplitMethod:
     if method is SplitMethod.group and samples.groups is None:
         raise ConfigurationError("data.split=group, but there are no groups: name them with "
                                  "data.group_from=REGEX on the path, or a group column in a CSV")
+    if method in _BY_DEPENDENCE and dependence is None:
+        raise ConfigurationError(f"data.split={method} needs to know what pictures have in common")
+    if method is SplitMethod.kfold and dependence is not None and dependence.fold is None:
+        raise ConfigurationError("data.split=kfold: one fold at a time here, for example "
+                                 f"data.fold=1 (1 to {dependence.folds}); training without "
+                                 "data.fold trains them all")
     return method
 
 
@@ -130,16 +153,42 @@ def _duplicate_warnings(samples: Samples, duplicates: Sequence[Sequence[int]]) -
     return found
 
 
-def _divide(samples: Samples, method: SplitMethod, seed: int, val_fraction: float,
-            test_fraction: float, duplicates: Sequence[Sequence[int]]) -> Names:
-    together = _units(samples, duplicates, with_groups=method is SplitMethod.group)
-    shares = {"train": (1 - test_fraction) * (1 - val_fraction),
-              "val": (1 - test_fraction) * val_fraction, "test": test_fraction}
-    return _assign(samples, together, {p: s for p, s in shares.items() if s > 0}, seed)
+def _group_warnings(samples: Samples, method: SplitMethod) -> list[str]:
+    """What to say about groups, in a split that is made here."""
+    if method is SplitMethod.provided or samples.groups is None:
+        return []
+    if method is SplitMethod.stratified:
+        return [f"data.split=stratified: {len(set(samples.groups))} groups are ignored; one "
+                "group's pictures can be in several parts"]
+    if samples.label_spec.kind is not LabelKind.single:
+        return []
+    mixed = [name for name, members in group_members(samples).items()
+             if len(set(samples.labels[members].tolist())) > 1]
+    return [f"{len(mixed)} groups hold pictures of several classes, and stay together: "
+            f"{first_of(sorted(mixed), count=3)}"] if mixed else []
 
 
-def _complete(samples: Samples, given: Names, seed: int, val_fraction: float,
-              duplicates: Sequence[Sequence[int]]) -> Names:
+def _division(samples: Samples, method: SplitMethod, seed: int, val_fraction: float,
+              test_fraction: float, duplicates: Sequence[Sequence[int]]) -> Division:
+    with_groups = method is not SplitMethod.stratified and samples.groups is not None
+    return Division(seed, val_fraction, test_fraction,
+                    together(samples, duplicates, with_groups=with_groups))
+
+
+def _divide(samples: Samples, method: SplitMethod, division: Division,
+            dependence: Dependence | None) -> tuple[Names, list[str]]:
+    if method in _BY_DEPENDENCE:
+        assert dependence is not None
+        return _BY_DEPENDENCE[method](samples, dependence, division)
+    units = joined(len(samples), division.together)
+    if len(units) == 1 and method is SplitMethod.group:
+        raise DataError(f"data.split=group: all {len(samples)} pictures are in one group; expected "
+                        "two groups or more: name others with data.group_column or "
+                        "data.group_from, or ignore them with data.split=stratified")
+    return assign(samples, units, division.shares, division.seed), []
+
+
+def _complete(samples: Samples, given: Names, division: Division) -> Names:
     there, dropped = set(given) - {""}, "" in given
     if "train" not in there:
         raise DataError(f"the data's own split has {', '.join(sorted(there))} and no train part"
@@ -149,144 +198,23 @@ def _complete(samples: Samples, given: Names, seed: int, val_fraction: float,
     _refuse_untrained(samples, given)
     if "val" in there:
         return given
-    inside = np.flatnonzero(given == "train")
-    place = {int(i): n for n, i in enumerate(inside)}
-    kept = [[place[i] for i in group if i in place] for group in duplicates]
-    part = samples.select(inside.tolist())
-    units = _units(part, [k for k in kept if k], with_groups=part.groups is not None)
-    names = given.copy()
-    names[inside] = _assign(part, units, {"train": 1 - val_fraction, "val": val_fraction}, seed)
-    return names
-
-
-def _lacking(samples: Samples, names: Names, part: str) -> list[str]:
-    """Classes without a (positive) picture in a part."""
-    inside = _class_vector(samples, np.flatnonzero(names == part))
-    return [c for c, n in zip(samples.label_spec.class_names, inside, strict=True) if not n]
+    return cut_val(samples, given, division)
 
 
 def _refuse_untrained(samples: Samples, given: Names) -> None:
-    lacking = _lacking(samples, given, "train")
-    if lacking and samples.label_spec.kind is LabelKind.single:
-        rest = [c for c in samples.label_spec.class_names if c not in lacking]
-        first = [f"{c!r}{did_you_mean(c, rest)}" for c in lacking]
-        raise DataError(f"{len(lacking)} classes have pictures in the split, but none in train: "
+    untrained = lacking(samples, given, "train")
+    if untrained and samples.label_spec.kind is LabelKind.single:
+        rest = [c for c in samples.label_spec.class_names if c not in untrained]
+        first = [f"{c!r}{did_you_mean(c, rest)}" for c in untrained]
+        raise DataError(f"{len(untrained)} classes have pictures in the split, but none in train: "
                         f"{first_of(first)}. Spell them alike in all parts, remove them, or make a "
                         "new split: data.split=stratified")
 
 
 def _gaps(samples: Samples, names: Names) -> list[str]:
-    found = {part: _lacking(samples, names, part) for part in PARTS if (names == part).any()}
-    return [f"{len(lacking)} classes have no picture in {part}: {first_of(lacking)}"
-            for part, lacking in found.items() if lacking]
-
-
-def _units(samples: Samples, duplicates: Sequence[Sequence[int]], *,
-           with_groups: bool) -> list[list[int]]:
-    members = group_members(samples) if with_groups else {}
-    return joined(len(samples), [*members.values(), *duplicates])
-
-
-def _assign(samples: Samples, units: list[list[int]], shares: dict[str, float],
-            seed: int) -> Names:
-    units = sorted(units, key=lambda u: min(samples.ids[i] for i in u))
-    counts = np.stack([_class_vector(samples, unit) for unit in units])
-    _refuse_small(samples, counts, len(shares))
-    single = samples.label_spec.kind is LabelKind.single
-    if single and all(len(u) == 1 for u in units):
-        parts = _stratified(counts.argmax(axis=1), shares, seed)
-    else:
-        parts = _greedy(counts, np.array([len(u) for u in units]), shares, seed)
-    names = np.empty(len(samples), dtype="<U5")
-    for unit, part in zip(units, parts, strict=True):
-        names[unit] = part
-    return names
-
-
-def _class_vector(samples: Samples,
-                  unit: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    labels = samples.labels[np.asarray(unit)]
-    if samples.label_spec.kind is LabelKind.single:
-        return np.bincount(labels, minlength=samples.label_spec.output_width).astype(np.float64)
-    positives: npt.NDArray[np.float64] = np.nan_to_num(labels).sum(axis=0).astype(np.float64)
-    return positives
-
-
-def _refuse_small(samples: Samples, counts: npt.NDArray[np.float64], needed: int) -> None:
-    units = (counts > 0).sum(axis=0)
-    small = [f"{name} ({int(n)})" for name, n in
-             zip(samples.label_spec.class_names, units, strict=True) if n < needed]
-    if small:
-        kind = "different pictures" if samples.groups is None else "groups (patients, regions)"
-        fewer = "set data.test_fraction=0, " if needed > 2 else ""
-        raise DataError(f"classes with too few {kind} to be in each of {needed} parts: "
-                        f"{first_of(small, count=10)}. Add pictures, join or remove these classes, "
-                        f"{fewer}or give a split of your own with data.splits_file=FILE")
-
-
-def _stratified(classes: npt.NDArray[Any], shares: dict[str, float], seed: int) -> list[str]:
-    """Per class a shuffled cut; each part gets at least one."""
-    random = np.random.default_rng(seed)
-    parts = np.empty(len(classes), dtype="<U5")
-    for each in np.unique(classes):
-        inside = random.permutation(np.flatnonzero(classes == each))
-        start = 0
-        for part, count in _whole_counts(len(inside), shares).items():
-            parts[inside[start:start + count]] = part
-            start += count
-    return [str(p) for p in parts]
-
-
-def _whole_counts(total: int, shares: dict[str, float]) -> dict[str, int]:
-    """Largest remainders, at least one for each part."""
-    exact = {part: share * total for part, share in shares.items()}
-    counts = {part: max(1, int(value)) for part, value in exact.items()}
-    for part in sorted(exact, key=lambda p: counts[p] - exact[p]):
-        if sum(counts.values()) < total:
-            counts[part] += 1
-    counts["train"] += total - sum(counts.values())
-    return counts
-
-
-def _greedy(counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any], shares: dict[str, float],
-            seed: int) -> list[str]:
-    """Assign units, the most telling first, to where class shares are furthest below the aim.
-
-    The idea of scikit-learn's StratifiedGroupKFold, for parts of different sizes.
-    """
-    names = list(shares)
-    totals = counts.sum(axis=0).clip(min=1)
-    relative = np.concatenate([counts / totals, (sizes / sizes.sum())[:, None]], axis=1)
-    target = np.array([shares[n] for n in names])
-    order = np.random.default_rng(seed).permutation(len(counts))
-    order = order[np.argsort(-relative[order].std(axis=1), kind="stable")]
-    filled = np.zeros((len(names), relative.shape[1]))
-    parts = np.zeros(len(counts), dtype=np.int64)
-    for unit in order:
-        # change of the squared distance to the aim when the unit goes to each part
-        lack = target[:, None] - filled
-        gain = (relative[unit] * (2 * lack - relative[unit]) / target[:, None]).sum(axis=1)
-        parts[unit] = int(np.argmax(gain))
-        filled[parts[unit]] += relative[unit]
-    _cover(parts, counts, sizes, len(names))
-    return [names[p] for p in parts]
-
-
-def _cover(parts: npt.NDArray[Any], counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any],
-           number: int) -> None:
-    """Move the smallest unit of a class that a part lacks to it, from where others remain.
-
-    Rare classes first; no move takes another class away from a part.
-    """
-    has = counts > 0
-    for each in np.argsort(has.sum(axis=0), kind="stable"):
-        for part in range(number):
-            if has[parts == part, each].any():
-                continue
-            spare = [u for u in np.flatnonzero(has[:, each])
-                     if (has[parts == parts[u]][:, has[u]].sum(axis=0) > 1).all()]
-            if spare:
-                parts[min(spare, key=lambda u: (sizes[u], u))] = part
+    found = {part: lacking(samples, names, part) for part in PARTS if (names == part).any()}
+    return [f"{len(classes)} classes have no picture in {part}: {first_of(classes)}"
+            for part, classes in found.items() if classes]
 
 
 def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
@@ -301,7 +229,7 @@ def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
 
 
 def write_splits(path: Path, samples: Samples, split: Split) -> Path:
-    """Write path, label, split and group of every picture that is used.
+    """Write path, label, split and group of every picture; the split of a dropped one is empty.
 
     Several labels are joined by ``|``; an unknown one has a ``?`` in front.
     """
@@ -313,9 +241,8 @@ def write_splits(path: Path, samples: Samples, split: Split) -> Path:
     plain.writerow(["path", "label", "split", "group"])
     groups = samples.groups or [""] * len(samples)
     for index, (name, part) in enumerate(zip(samples.ids, split.names, strict=True)):
-        if part:
-            row = [name, _label_text(samples, index), part, groups[index]]
-            (quoted if "\r" in "".join(row) else plain).writerow(row)
+        row = [name, _label_text(samples, index), part, groups[index]]
+        (quoted if "\r" in "".join(row) else plain).writerow(row)
     return write_text(path, text.getvalue())
 
 

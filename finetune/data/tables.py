@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.data.folders import part_name
+from finetune.data.nested_groups import nested_groups
 from finetune.data.picture_paths import found_pictures
 from finetune.data.samples import FolderSource, Samples, single_label, sorted_names
 from finetune.errors import DataError, did_you_mean, first_of
@@ -51,20 +52,24 @@ def read_csv(path: Path, base: Path, *, path_column: str, label_column: str,
         label_column: Of labels; several, separated by commas: one yes/no column per class.
         label_separator: Between several labels in one column.
         split_column: Of parts; ``split`` may be absent, others not.
-        group_column: Of groups; ``group`` may be absent, others not.
+        group_column: Of groups; ``group`` may be absent, others not. Several, separated by commas:
+            pictures that share a value of any are one group.
 
     Raises:
         DataError: Columns, pictures or labels are missing or make no sense.
     """
     columns, rows = _table(path)
     label_columns = [c.strip() for c in label_column.split(",")]
-    optional = {c: key for c, key in ((split_column, "split"), (group_column, "group")) if c}
-    _check_columns(path, columns, [path_column, *label_columns,
-                                   *(c for c, default in optional.items() if c != default)])
+    group_columns = _named(group_column)
+    optional = [*(c for c in [split_column] if c and c != "split"),
+                *(c for c in group_columns if group_columns != ["group"])]
+    _check_columns(path, columns, [path_column, *label_columns, *optional])
     ids, notes = found_pictures([row[path_column] for row in rows], base, path.name)
-    special = {path_column, *label_columns, split_column, group_column}
+    groups, told = _groups(rows, group_columns)
+    notes += told
+    special = {path_column, *label_columns, split_column}
     more: dict[str, Any] = {
-        "groups": _groups(rows, group_column), "warnings": notes,
+        "groups": groups, "warnings": notes,
         "metadata": {c: [row[c] for row in rows] for c in columns if c not in special}}
     given = _given_parts([row[split_column] for row in rows], path.name) \
         if split_column and split_column in columns else None
@@ -131,9 +136,16 @@ def _check_lines(path: Path, columns: list[str], lines: list[list[str]], separat
                         f"write values that hold a {separator!r} in quotes")
 
 
-def _groups(rows: Rows, column: str | None) -> list[str] | None:
-    values = [row.get(column or "", "").strip() for row in rows]
-    return values if column and any(values) else None
+def _named(columns: str | None) -> list[str]:
+    return [c.strip() for c in (columns or "").split(",") if c.strip()]
+
+
+def _groups(rows: Rows, columns: Sequence[str]) -> tuple[list[str] | None, list[str]]:
+    """The group of each row, None where no row has one, and what has to be said about them."""
+    if not columns:
+        return None, []
+    groups, told = nested_groups({c: [row.get(c, "") for row in rows] for c in columns})
+    return (groups, told) if any(groups) else (None, [])
 
 
 def _classes(ids: list[str], classes: list[str], file: str) -> list[str]:
@@ -194,12 +206,20 @@ def apply_splits_file(samples: Samples, path: Path) -> tuple[Samples, list[str]]
     names = [row["path"] if row["path"] in place else
              os.path.normpath(row["path"].strip().replace("\\", "/")) for row in rows]
     _check_listed(names, list(place), path.name)
-    chosen = samples.select([place[name] for name in names])
-    _check_labels(chosen, rows, path.name)
-    given = _given_parts([row["split"] for row in rows], path.name)
     left = len(samples) - len(rows)
     notes = [f"{left} pictures that {path.name} doesn't list were left out"] if left else []
-    return replace(chosen, given_split=given, groups=_groups(rows, "group") or chosen.groups), notes
+    used = [bool(row["split"].strip()) for row in rows]
+    if not any(used):
+        raise DataError(f"{path.name}: no row has a part; expected train, val or test in split")
+    if not all(used):
+        notes.append(f"{used.count(False)} pictures without a part in {path.name} were left out")
+    rows = [row for row, is_used in zip(rows, used, strict=True) if is_used]
+    chosen = samples.select([place[name] for name, is_used in zip(names, used, strict=True)
+                             if is_used])
+    _check_labels(chosen, rows, path.name)
+    given = _given_parts([row["split"] for row in rows], path.name)
+    groups, _ = _groups(rows, ["group"])
+    return replace(chosen, given_split=given, groups=groups or chosen.groups), notes
 
 
 def _check_listed(names: list[str], known: list[str], file: str) -> None:

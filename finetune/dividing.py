@@ -1,0 +1,47 @@
+"""From the settings of a split to the split."""
+
+from collections.abc import Sequence
+
+from finetune.config import DataConfig, SplitChoice
+from finetune.data.dependence import Dependence, read_places, read_sites, read_times
+from finetune.data.duplicates import DuplicatePolicy
+from finetune.data.samples import Samples
+from finetune.data.splits import Split, SplitMethod, split_samples
+
+__all__ = ["divide"]
+
+
+def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int]]) -> Split:
+    """The split that the settings describe.
+
+    Args:
+        data: The settings.
+        samples: The pictures that can be read.
+        duplicates: Indices of identical ones.
+
+    Raises:
+        DataError: Leaks in a given split, columns that are missing or make no sense, classes that
+            vanish from a part.
+        ConfigurationError: The method needs what the data don't have.
+    """
+    return split_samples(
+        samples, method=None if data.split is None else SplitMethod(data.split.value),
+        seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
+        duplicates=duplicates, policy=DuplicatePolicy(data.duplicates.value), waiver=data.waiver,
+        dependence=_dependence(data, samples))
+
+
+def _dependence(data: DataConfig, samples: Samples) -> Dependence | None:
+    if data.split is SplitChoice.spatial:
+        places = read_places(samples, x_column=data.x_column, y_column=data.y_column,
+                             place_from=data.place_from)
+        return Dependence(places=places, block_size=data.block_size,
+                          block_buffer=data.block_buffer)
+    if data.split is SplitChoice.time and data.time_column is not None:
+        times, names = read_times(samples, data.time_column)
+        return Dependence(times=times, time_names=names)
+    if data.split is SplitChoice.site and data.site_column is not None:
+        return Dependence(sites=read_sites(samples, data.site_column), test_site=data.test_site)
+    if data.split is SplitChoice.kfold:
+        return Dependence(folds=data.folds, fold=data.fold)
+    return None
