@@ -90,9 +90,9 @@ def has_bf16(device: torch.device) -> bool:
     Old CPUs do it slowly; that is for measuring to find out.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
-        return torch.backends.mps.is_macos_or_newer(14, 0)
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
     return True
 
 
