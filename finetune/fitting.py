@@ -80,7 +80,7 @@ def _trial(config: Config, model: nn.Module, spec: InputSpec, device: torch.devi
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         free, total = torch.cuda.mem_get_info(device)
-        share = torch.cuda.get_per_process_memory_fraction(device)
+        share = torch.cuda.get_per_process_memory_fraction(torch.cuda.current_device())
         own = torch.cuda.memory_reserved(device)
         room = SHARE * min(free + own, share * total)
         try:
