@@ -1,10 +1,13 @@
 """data.batch_size=auto: found once, stored as a number."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from finetune import fitting
 from finetune import run as run_module
 from finetune.composition import compose, dump_config, load_config
 from finetune.config import Config, DataConfig
@@ -41,6 +44,32 @@ def test_without_cuda_it_is_fixed_and_said(pictures, expected):
                               pictures=pictures, device=CPU, say=said.append)
     assert found.data.batch_size == expected
     assert len(said) == 1 and f"data.batch_size=auto: {expected} (" in said[0]
+
+
+@pytest.mark.parametrize(("memory", "fraction", "expected"), [
+    (10_000, 1.0, 512),  # 640 pictures' worth in all, 576 within the margin
+    (5_650, 1.0, 256),  # 512 would fit, but not with a margin
+    (10_000, 0.5, 256), (10**6, 1.0, 1024), (100, 1.0, 4)])
+def test_on_cuda_what_is_tried_stays_below_the_free_memory_by_a_margin(monkeypatch, memory,
+                                                                      fraction, expected):
+    peaks, said = [], []
+
+    def step(size):
+        peaks.append(10 * size)
+        if 10 * size > memory * fraction:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    faked = {"mem_get_info": lambda device: (memory, memory), "memory_reserved": lambda device: 0,
+             "max_memory_reserved": lambda device: peaks[-1], "current_device": lambda: 0,
+             "get_per_process_memory_fraction": {0: fraction}.__getitem__,
+             "empty_cache": lambda: None, "reset_peak_memory_stats": lambda device: None}
+    for name, fake in faked.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    monkeypatch.setattr(fitting, "_training_step", lambda *given: step)
+    found = settle_batch_size(Config(data=DataConfig(batch_size=None)), nn.Linear(1, 1), SPEC,
+                              pictures=5000, device=torch.device("cuda"), say=said.append)
+    assert found.data.batch_size == expected and "90%" in said[0]
 
 
 def test_a_number_stays():
