@@ -29,7 +29,7 @@ from finetune.evaluation.bootstrap import (
     resample,
     weighted_errors_interval,
 )
-from finetune.evaluation.calibration_error import bin_columns, debiased_errors
+from finetune.evaluation.calibration_error import calibration_error
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.proportions import Proportion, count_proportion
 from finetune.specs import LabelKind, LabelSpec
@@ -400,17 +400,17 @@ def _ratio(totals: np.ndarray) -> dict[str, np.ndarray]:
 
 def _calibration(answers: _Answers, right: np.ndarray, setting: _Setting) -> Entry:
     """The debiased calibration error; an interval from 1,000 pictures up."""
-    columns = bin_columns(right, answers.probabilities.max(axis=1))
-    sums, statistic = cluster_sums(columns, answers.clusters), debiased_errors()
-    point = float(statistic(np.asarray(sums.sum(axis=0)).reshape(1, -1))["ece"][0])
+    error = calibration_error(right, answers.probabilities.max(axis=1), answers.clusters)
+    units = _grouped(answers, answers.units)
     if len(right) < ECE_FROM:
-        entry = _entry(None, None, why=[f"no interval below {ECE_FROM} pictures"])
+        entry = _entry(None, None, why=[f"no interval below {ECE_FROM} pictures"], clusters=units)
     else:
-        drawn = resample(sums, statistic, resamples=setting.resamples, seed=setting.seed)["ece"]
-        left = leave_one_out(sums, statistic)["ece"]
-        entry = _bootstrapped(answers, point, drawn, left, setting,
-                              _few_units(answers, answers.units))
-    return entry | {"debiased": point}
+        why, wrong = _few_units(answers, answers.units), int((~right).sum())
+        if wrong < FEW_PICTURES:
+            why.append(f"{wrong} wrong answers, fewer than {FEW_PICTURES}")
+        entry = _entry(error.interval(setting.confidence), "normal, allowing for bias", why=why,
+                       clusters=units)
+    return entry | {"debiased": error.debiased}
 
 
 def _several(answers: _Answers, labels: np.ndarray, metrics: Mapping[str, Any],
