@@ -3,7 +3,7 @@
     python benchmarks/coverage.py [--fast] [--seed 0] [--only PART ...] [--output FILE]
 
 Answers are drawn from known distributions, of independent pictures and of groups of 5 and 20; the
-truth is the parameter itself or the metric of 400,000 pictures. A cell is a metric under one
+truth is the parameter itself or the metric of 200,000 pictures. A cell is a metric under one
 condition. Cells below 93 % are drawn again, four times as often, and the new figure alone counts.
 """
 
@@ -200,7 +200,7 @@ def whole_draw(part: str, classes: int, signal: float, n: int, cluster: int, icc
 
     def draw(random: np.random.Generator) -> dict[str, tuple[bool, bool]]:
         if not truth:
-            large = compute_metrics(source.predictions(np.random.default_rng(1), 400_000))
+            large = compute_metrics(source.predictions(np.random.default_rng(1), 200_000))
             shape.update({k: v for k, v in large.items() if k not in ("groups", "positive")})
             truth.update(scalars(large))
         predictions = source.predictions(random, n)

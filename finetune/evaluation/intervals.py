@@ -156,7 +156,7 @@ def _entry(ends: tuple[float, float] | None, method: str | None, *, why: list[st
     low, high = ends if ends else (None, None)
     return {"low": low, "high": high, "method": method, "effective_n": effective,
             "clusters": clusters, "reliable": not why and ends is not None,
-            "why": "; ".join(why) or None}
+            "why": "; ".join(dict.fromkeys(why)) or None}
 
 
 def _undefined() -> Entry:
@@ -329,7 +329,13 @@ def _agreement(answers: _Answers, statistic: Statistic, metrics: Mapping[str, An
         if errors < FEW_ERRORS and found[name]["low"] is not None and heaviest:
             weight = heaviest[name] * _pictures_per_cluster(answers)
             _widen(found[name], point, left[name], weight, setting)
-    return found
+    return _with_width(found)
+
+
+def _with_width(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Entries, undefined where all resamples are equal: nothing varies, and nothing is known."""
+    return {name: _undefined() if entry["low"] == entry["high"] else entry
+            for name, entry in entries.items()}
 
 
 def _pictures_per_cluster(answers: _Answers) -> float:
@@ -355,7 +361,7 @@ def _widen(entry: Entry, point: float, left: np.ndarray, weight: float,
            setting: _Setting) -> None:
     """Ends moved outward to the interval of a weighted sum of few errors."""
     left = left[np.isfinite(left)]
-    variance = float(((left - left.mean()) ** 2).sum())
+    variance = float(((left - left.mean()) ** 2).sum()) if len(left) else 0.0
     least, most = weighted_errors_interval(1 - point, variance, weight, setting.confidence)
     entry["low"] = min(entry["low"], max(1 - most, 0.0))
     entry["high"] = max(entry["high"], 1 - least)
@@ -374,8 +380,10 @@ def _losses(answers: _Answers, labels: np.ndarray) -> dict[str, tuple[np.ndarray
 
 def _means(answers: _Answers, losses: Mapping[str, tuple[np.ndarray, np.ndarray]],
            metrics: Mapping[str, Any], setting: _Setting) -> dict[str, Entry]:
-    """Entries of means of losses."""
+    """Entries of means of losses; without mistakes little is known of what these cost."""
     found = {}
+    wrong = int(((answers.truth == 1) != answers.predicted).any(axis=1).sum())
+    few_wrong = [f"{wrong} pictures with a wrong answer, fewer than {FEW_PICTURES}"]
     for name, (values, counts) in losses.items():
         if metrics.get(name) is None:
             found[name] = _undefined()
@@ -383,14 +391,14 @@ def _means(answers: _Answers, losses: Mapping[str, tuple[np.ndarray, np.ndarray]
         sums = cluster_sums(np.stack([values, counts], axis=1), answers.clusters)
         drawn = resample(sums, _ratio, resamples=setting.resamples, seed=setting.seed)["mean"]
         left = leave_one_out(sums, _ratio)["mean"]
-        why = _few_units(answers, answers.units)
+        why = _few_units(answers, answers.units) + few_wrong * (wrong < FEW_PICTURES)
         weight = effective_number(sums[:, [0]].toarray())
         if weight < HEAVY:
             why.append(f"{weight:.0f} pictures' worth of loss, fewer than {HEAVY:.0f}: a rare "
                        "one that was not seen would change it")
         point = float(values.sum() / counts.sum())
         found[name] = _bootstrapped(answers, point, drawn, left, setting, why)
-    return found
+    return _with_width(found)
 
 
 def _ratio(totals: np.ndarray) -> dict[str, np.ndarray]:
