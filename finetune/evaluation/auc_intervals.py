@@ -153,7 +153,7 @@ def average_precision(
     known = ~np.isnan(truth)
     if not (truth == 1).any():
         return None
-    value, moves = _precision_moves(truth[known], scores[known])
+    value, moves, losses = _precision_moves(truth[known], scores[known])
     size = int(of.max()) + 1
     positive = truth[known] == 1
     parts = [np.bincount(of[known][which], weights=moves[which], minlength=size)
@@ -161,11 +161,14 @@ def average_precision(
     counts = (len(np.unique(of[truth == 1])), len(np.unique(of[truth == 0])))
     total = parts[0] + parts[1]
     variance = _unbiased(counts[0]) * float(total @ total)  # few positives decide
-    return Area(value, variance, counts[0] - 1.0, *parts, counts)
+    telling = effective_number(np.bincount(of[known], weights=losses))
+    return Area(value, variance, counts[0] - 1.0, parts[0], parts[1], counts, telling)
 
 
-def _precision_moves(truth: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """Average precision and its derivative by each picture's weight, (N,)."""
+def _precision_moves(
+    truth: np.ndarray, scores: np.ndarray,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Average precision; its derivative by each picture's weight; what each positive lacks to 1."""
     order = np.argsort(-scores, kind="stable")
     y, s = truth[order], scores[order]
     last = np.searchsorted(-s, -s, side="right") - 1  # equal scores enter together
@@ -176,9 +179,9 @@ def _precision_moves(truth: np.ndarray, scores: np.ndarray) -> tuple[float, np.n
     value = float((y * precision).sum() / positives)
     shares, losses = y / answered, y * precision / answered
     moves = (y * (precision - value + _from(shares, first)) - _from(losses, first)) / positives
-    found = np.empty_like(moves)
-    found[order] = moves
-    return value, found
+    found, lacking = np.empty_like(moves), np.empty_like(moves)
+    found[order], lacking[order] = moves, y * (1 - precision)
+    return value, found, lacking
 
 
 def _from(values: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -205,13 +208,17 @@ def area_interval(area: Area, confidence: float = 0.95) -> tuple[float, float, s
 def precision_interval(area: Area, confidence: float = 0.95) -> tuple[float, float, str]:
     """Interval of an average precision, and its method.
 
-    On the logit scale (Boyd, Eng, Page 2013, ECML) by the jackknife's variance; at 0 or 1, where
-    there is none, Wilson's at the number of positives: average precision is a mean over these of
-    values within 0..1.
+    On the logit scale (Boyd, Eng, Page 2013, ECML) by the jackknife's variance; where the distance
+    to 1 rests on fewer than 30 positives, widened to Wilson's at the number of positives: average
+    precision is a mean over these of values within 0..1.
     """
+    near = wilson(area.value * area.clusters[0], area.clusters[0], confidence)
     if not 0 < area.value < 1 or area.variance <= 0:
-        return *wilson(area.value * area.clusters[0], area.clusters[0], confidence), "wilson"
-    return *logit_interval(area.value, area.variance, area.freedom, confidence), "jackknife logit"
+        return *near, "wilson"
+    low, high = logit_interval(area.value, area.variance, area.freedom, confidence)
+    if area.telling >= TELLING:
+        return low, high, "jackknife logit"
+    return min(low, near[0]), max(high, near[1]), "jackknife logit, wilson"
 
 
 def logit_interval(

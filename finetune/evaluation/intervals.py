@@ -37,8 +37,8 @@ from finetune.specs import LabelKind, LabelSpec
 __all__ = ["compute_intervals", "proportion_entry", "roc_entry"]
 
 FEW_CLUSTERS, FEW_PICTURES, ECE_FROM, FEW_ERRORS = 20, 10, 1000, 30
-HEAVY = 20.0  # an average over fewer pictures' worth of loss hides what rare ones would add
 Entry = dict[str, Any]
+Losses = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -283,8 +283,7 @@ def _single(answers: _Answers, labels: np.ndarray, metrics: Mapping[str, Any],
         if key.startswith("top_") and key.endswith("_accuracy"):
             hits = _in_top(answers.probabilities, labels, int(key.split("_")[1]))
             found[key] = _proportion(answers, hits, everything, setting, few)
-    found |= _agreement(answers, agreement, metrics, setting)
-    found |= _means(answers, _losses(answers, labels), metrics, setting)
+    found |= _resampled(answers, agreement, _losses(answers, labels), metrics, setting)
     found["ece"] = _calibration(answers, right, setting)
     if "positive" in metrics:
         found["positive"] = _positive(answers, metrics["positive"]["class"], setting)
@@ -306,36 +305,76 @@ def _positive(answers: _Answers, name: str, setting: _Setting) -> dict[str, Entr
     return {word: rows[row] for word, row in words.items()}
 
 
-def _agreement(answers: _Answers, statistic: Statistic, metrics: Mapping[str, Any],
+def _resampled(answers: _Answers, statistic: Statistic, losses: Losses, metrics: Mapping[str, Any],
                setting: _Setting) -> dict[str, Entry]:
-    """Entries of metrics of the confusion matrix: bootstrap, and what few errors allow."""
-    truth = np.nan_to_num(answers.truth).astype(bool)
-    columns = np.hstack([truth & answers.predicted, truth, answers.predicted]).astype(float)
+    """Entries of metrics of the confusion matrix and of means of losses, from the same resamples.
+
+    Bootstrap, moved outward to what a weighted sum of errors allows where these are few.
+    """
+    truth = answers.truth == 1
+    columns = np.hstack([truth & answers.predicted, truth, answers.predicted,
+                         *(np.stack(pair, axis=1) for pair in losses.values())]).astype(float)
     sums = cluster_sums(columns, answers.clusters)
+    both = _both(statistic, list(losses), 3 * truth.shape[1])
     total = np.asarray(sums.sum(axis=0)).ravel()
-    points = {name: float(value[0]) for name, value in statistic(total[None]).items()}
-    drawn = resample(sums, statistic, resamples=setting.resamples, seed=setting.seed)
-    left = leave_one_out(sums, statistic)
-    wrong = (truth != answers.predicted).any(axis=1)
-    errors = wrong.sum() if answers.clusters is None else len(np.unique(answers.clusters[wrong]))
-    heaviest = heaviest_error(total, statistic,
-                              exclusive=answers.spec.kind is LabelKind.single)
+    points = {name: float(value[0]) for name, value in both(total[None]).items()}
+    drawn = resample(sums, both, resamples=setting.resamples, seed=setting.seed)
+    left = leave_one_out(sums, both)
+    heaviest = _heaviest(answers, statistic, losses, total[:3 * truth.shape[1]])
     found = {}
     for name, point in points.items():
-        why = _few_units(answers, answers.units)
-        if name in ("balanced_accuracy", "macro_f1"):
-            why = _rarest(answers) + why
-        found[name] = _bootstrapped(answers, point, drawn[name], left[name], setting, why)
-        if errors < FEW_ERRORS and found[name]["low"] is not None and heaviest:
-            weight = heaviest[name] * _pictures_per_cluster(answers)
-            _widen(found[name], point, left[name], weight, setting)
-    return _with_width(found)
+        why = _words(answers, name)
+        entry = _bootstrapped(answers, point, drawn[name], left[name], setting, why)
+        if metrics.get(name) is None:
+            entry = _undefined()
+        elif name in heaviest and entry["low"] is not None:
+            _widen(entry, point, left[name], heaviest[name], setting, loss=name in losses)
+        found[name] = _undefined() if entry["low"] == entry["high"] else entry
+    return found
 
 
-def _with_width(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """Entries, undefined where all resamples are equal: nothing varies, and nothing is known."""
-    return {name: _undefined() if entry["low"] == entry["high"] else entry
-            for name, entry in entries.items()}
+def _both(statistic: Statistic, losses: list[str], width: int) -> Statistic:
+    """Metrics of the first columns, and the means whose sums and counts are in the others."""
+    def both(totals: np.ndarray) -> dict[str, np.ndarray]:
+        found = statistic(totals[:, :width])
+        for place, name in enumerate(losses):
+            total, count = totals[:, width + 2 * place], totals[:, width + 2 * place + 1]
+            found[name] = total / np.where(count > 0, count, np.nan)
+        return found
+
+    return both
+
+
+def _words(answers: _Answers, name: str) -> list[str]:
+    """What speaks against an interval of a bootstrapped metric."""
+    why = _few_units(answers, answers.units)
+    if name in ("balanced_accuracy", "macro_f1"):
+        return _rarest(answers) + why
+    wrong = int(_wrong(answers).sum())
+    if name in ("log_loss", "brier") and wrong < FEW_PICTURES:
+        why.append(f"{wrong} pictures with a wrong answer, fewer than {FEW_PICTURES}")
+    return why
+
+
+def _wrong(answers: _Answers) -> np.ndarray:
+    """(N,) whether any answer about a picture is wrong."""
+    return np.asarray(((answers.truth == 1) != answers.predicted).any(axis=1))
+
+
+def _heaviest(answers: _Answers, statistic: Statistic, losses: Losses,
+              total: np.ndarray) -> dict[str, float]:
+    """The weight of one more error, for metrics that rest on few of them."""
+    found, wrong = {}, _wrong(answers)
+    of = np.arange(len(wrong)) if answers.clusters is None else answers.clusters
+    if len(np.unique(of[wrong])) < FEW_ERRORS:
+        exclusive = answers.spec.kind is LabelKind.single
+        found = {name: weight * _pictures_per_cluster(answers)
+                 for name, weight in heaviest_error(total, statistic, exclusive=exclusive).items()}
+    for name, (values, counts) in losses.items():
+        sums = np.bincount(of, weights=values)
+        if effective_number(sums) < FEW_ERRORS and counts.any():
+            found[name] = float(sums.max() / counts.sum())
+    return found
 
 
 def _pictures_per_cluster(answers: _Answers) -> float:
@@ -357,18 +396,19 @@ def _bootstrapped(answers: _Answers, point: float, drawn: np.ndarray, left: np.n
     return _entry((low, high), method, why=why, clusters=_grouped(answers, answers.units))
 
 
-def _widen(entry: Entry, point: float, left: np.ndarray, weight: float,
-           setting: _Setting) -> None:
+def _widen(entry: Entry, point: float, left: np.ndarray, weight: float, setting: _Setting, *,
+           loss: bool) -> None:
     """Ends moved outward to the interval of a weighted sum of few errors."""
     left = left[np.isfinite(left)]
     variance = float(((left - left.mean()) ** 2).sum()) if len(left) else 0.0
-    least, most = weighted_errors_interval(1 - point, variance, weight, setting.confidence)
-    entry["low"] = min(entry["low"], max(1 - most, 0.0))
-    entry["high"] = max(entry["high"], 1 - least)
+    distance = point if loss else 1 - point
+    least, most = weighted_errors_interval(distance, variance, weight, setting.confidence)
+    low, high = (least, most) if loss else (max(1 - most, 0.0), 1 - least)
+    entry["low"], entry["high"] = min(entry["low"], low), max(entry["high"], high)
     entry["method"] += ", fay-feuer"
 
 
-def _losses(answers: _Answers, labels: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _losses(answers: _Answers, labels: np.ndarray) -> Losses:
     """For each mean, its sum over each picture and how many values that sums."""
     epsilon = np.finfo(np.float64).eps
     likely = answers.probabilities[np.arange(len(labels)), labels].clip(epsilon, 1 - epsilon)
@@ -376,34 +416,6 @@ def _losses(answers: _Answers, labels: np.ndarray) -> dict[str, tuple[np.ndarray
     half = 2 if answers.spec.output_width <= 2 else 1
     one = np.ones(len(labels))
     return {"log_loss": (-np.log(likely), one), "brier": (squares / half, one)}
-
-
-def _means(answers: _Answers, losses: Mapping[str, tuple[np.ndarray, np.ndarray]],
-           metrics: Mapping[str, Any], setting: _Setting) -> dict[str, Entry]:
-    """Entries of means of losses; without mistakes little is known of what these cost."""
-    found = {}
-    wrong = int(((answers.truth == 1) != answers.predicted).any(axis=1).sum())
-    few_wrong = [f"{wrong} pictures with a wrong answer, fewer than {FEW_PICTURES}"]
-    for name, (values, counts) in losses.items():
-        if metrics.get(name) is None:
-            found[name] = _undefined()
-            continue
-        sums = cluster_sums(np.stack([values, counts], axis=1), answers.clusters)
-        drawn = resample(sums, _ratio, resamples=setting.resamples, seed=setting.seed)["mean"]
-        left = leave_one_out(sums, _ratio)["mean"]
-        why = _few_units(answers, answers.units) + few_wrong * (wrong < FEW_PICTURES)
-        weight = effective_number(sums[:, [0]].toarray())
-        if weight < HEAVY:
-            why.append(f"{weight:.0f} pictures' worth of loss, fewer than {HEAVY:.0f}: a rare "
-                       "one that was not seen would change it")
-        point = float(values.sum() / counts.sum())
-        found[name] = _bootstrapped(answers, point, drawn, left, setting, why)
-    return _with_width(found)
-
-
-def _ratio(totals: np.ndarray) -> dict[str, np.ndarray]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {"mean": totals[:, 0] / totals[:, 1]}
 
 
 def _calibration(answers: _Answers, right: np.ndarray, setting: _Setting) -> Entry:
@@ -430,14 +442,13 @@ def _several(answers: _Answers, labels: np.ndarray, metrics: Mapping[str, Any],
     few = _few_units(answers, answers.units)
     found = {"accuracy": _proportion(answers, right, known.any(axis=1), setting, few),
              "micro_f1": _micro_f1(answers, truth, setting)}
-    found |= _agreement(answers, mean_f1, metrics, setting)
     epsilon = np.finfo(np.float64).eps
     likely = np.where(truth, answers.probabilities, 1 - answers.probabilities).clip(epsilon, None)
     counts = known.sum(axis=1).astype(float)
     squares = np.where(known, (answers.probabilities - truth) ** 2, 0.0).sum(axis=1)
     losses = {"log_loss": (-np.where(known, np.log(likely), 0.0).sum(axis=1), counts),
               "brier": (squares, counts)}
-    return found | _means(answers, losses, metrics, setting)
+    return found | _resampled(answers, mean_f1, losses, metrics, setting)
 
 
 def _micro_f1(answers: _Answers, truth: np.ndarray, setting: _Setting) -> Entry:
