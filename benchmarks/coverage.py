@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from finetune.evaluation.intervals import compute_intervals, proportion_entry, roc_entry
+from finetune.evaluation.entries import proportion_entry, roc_entry
+from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.specs import LabelKind, LabelSpec

@@ -33,12 +33,12 @@ from finetune.evaluation.bootstrap import (
     weighted_errors_interval,
 )
 from finetune.evaluation.calibration_error import calibration_error
-from finetune.evaluation.intervals import compute_intervals, proportion_entry, roc_entry
+from finetune.evaluation.entries import proportion_entry, roc_entry
+from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.metrics import compute_metrics, expected_calibration_error
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.proportions import count_proportion, effective_sample_size, wilson
 from finetune.specs import LabelKind, LabelSpec
-
 
 # Proportions
 
