@@ -194,8 +194,9 @@ def whole() -> Iterator[Scenario]:
                 yield Scenario(part, condition, whole_draw(part, **condition), 400)
 
 
-def whole_draw(part: str, classes: int, signal: float, n: int, cluster: int, icc: float) -> Draw:
-    """Draws of all metrics at once."""
+def whole_draw(part: str, classes: int, signal: float, n: int, cluster: int, icc: float,
+               pictures: int = 200_000) -> Draw:
+    """Draws of all metrics at once; the truth is that of many pictures."""
     source = Source(LabelKind.single if part == "single" else LabelKind.multi, classes, signal,
                     cluster, icc)
     truth: dict[str, float] = {}
@@ -203,7 +204,7 @@ def whole_draw(part: str, classes: int, signal: float, n: int, cluster: int, icc
 
     def draw(random: np.random.Generator) -> dict[str, tuple[bool, bool]]:
         if not truth:
-            large = compute_metrics(source.predictions(np.random.default_rng(1), 200_000))
+            large = compute_metrics(source.predictions(np.random.default_rng(1), pictures))
             shape.update({k: v for k, v in large.items() if k not in ("groups", "positive")})
             truth.update(scalars(large))
         predictions = source.predictions(random, n)

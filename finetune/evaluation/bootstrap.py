@@ -26,7 +26,7 @@ CHUNK = 4_000_000         # weights in memory at once
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def cluster_sums(columns: np.ndarray, clusters: np.ndarray | None) -> Any:
+def cluster_sums(columns: Any, clusters: np.ndarray | None) -> Any:
     """Sums of each column over the pictures of each cluster, (C, F), sparse.
 
     Args:

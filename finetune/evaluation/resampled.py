@@ -47,10 +47,13 @@ def resampled_entries(answers: Answers, statistic: Statistic, losses: Losses,
         metrics: What is ``None`` in them is not defined.
         setting: How intervals are computed.
     """
+    from scipy.sparse import csr_array, hstack
+
     truth = answers.truth == 1
-    columns = np.hstack([truth & answers.predicted, truth, answers.predicted,
-                         *(np.stack(pair, axis=1) for pair in losses.values())]).astype(float)
-    sums = cluster_sums(columns, answers.clusters)
+    columns = [truth & answers.predicted, truth, answers.predicted,
+               *(np.stack(pair, axis=1) for pair in losses.values())]
+    sums = cluster_sums(hstack([csr_array(part, dtype=float) for part in columns]),
+                        answers.clusters)
     both = _both(statistic, list(losses), 3 * truth.shape[1])
     total = np.asarray(sums.sum(axis=0)).ravel()
     points = {name: float(value[0]) for name, value in both(total[None]).items()}
