@@ -428,6 +428,19 @@ def test_intervals_flag_what_is_too_little():
     assert found["accuracy"]["clusters"] == 19 and found["mcc"]["method"].startswith("percentile")
 
 
+def test_a_class_in_few_groups_is_flagged_in_means_over_classes():
+    labels = np.repeat([0, 1, 0, 1, 0], [100, 60, 100, 60, 80])
+    spec = LabelSpec(LabelKind.single, ("a", "b"))
+    logits = np.random.default_rng(0).normal(size=(400, 2)) + np.eye(2)[labels]
+    found = Predictions([str(i) for i in range(400)], labels, logits, spec,
+                        [str(i // 10) for i in range(400)])
+    intervals = compute_intervals(found, compute_metrics(found))
+    for name in ("macro_f1", "balanced_accuracy", "roc_auc"):
+        assert "12 groups with positives of 'b', fewer than 20" in intervals[name]["why"]
+    assert "12 groups, fewer than 20" in intervals["per_class"]["b"]["recall"]["why"]
+    assert intervals["accuracy"]["reliable"] and intervals["mcc"]["reliable"]
+
+
 def test_calibration_error_has_no_interval_below_a_thousand():
     small, large = answers(3, count=999), answers(3, count=1000)
     found = compute_intervals(small, compute_metrics(small))["ece"]

@@ -110,7 +110,7 @@ def effective_number(values: np.ndarray) -> float:
     return float(values.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def _unbiased(count: int) -> float:
+def _unbiased(count: float) -> float:
     return count / (count - 1) if count > 1 else 1.0
 
 
@@ -257,7 +257,7 @@ def newcombe_interval(
     def excess(area: float) -> float:
         spread = 1 + extra * (1 - area) / (2 - area) + extra * area / (1 + area)
         error = z * (area * (1 - area) * spread / (positives * negatives)) ** 0.5
-        return abs(value - area) - error
+        return float(abs(value - area) - error)
 
     nearly = 1e-9  # the value itself solves it too
     low = 0.0 if value <= nearly else float(brentq(excess, 0.0, value - nearly))

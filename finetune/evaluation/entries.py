@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation.auc_intervals import Area, area_interval, area_under_roc
+from finetune.evaluation.bootstrap import cluster_sums
 from finetune.evaluation.proportions import Proportion, count_proportion
 from finetune.specs import LabelKind, LabelSpec
 
@@ -90,14 +91,28 @@ def few_of_class(answers: Answers, place: int, *, negatives: bool = True) -> lis
 
 
 def rarest(answers: Answers) -> list[str]:
-    """A word about the rarest class that occurs: in means over classes it weighs as any other."""
-    counts = (answers.truth == 1).sum(axis=0)
-    if not counts.any():
-        return []
-    place = int(np.where(counts > 0, counts, counts.max() + 1).argmin())
-    few = counts[place] < FEW_PICTURES
-    return [f"{counts[place]} positives of {answers.spec.class_names[place]!r}, "
-            f"fewer than {FEW_PICTURES}"] if few else []
+    """A word about the rarest class that occurs: in means over classes it weighs as any other.
+
+    Of several labels, also about the class that is lacking least often.
+    """
+    both = answers.spec.kind is LabelKind.multi
+    words = []
+    for name, value in (("positives", 1), ("negatives", 0))[:1 + both]:
+        for unit, fewest, counts in _counts_of_classes(answers, answers.truth == value):
+            place = int(np.where(counts > 0, counts, len(answers.truth) + 1).argmin())
+            if 0 < counts[place] < fewest:
+                words.append(f"{counts[place]} {unit}{name} of {answers.spec.class_names[place]!r}"
+                             f", fewer than {fewest}")
+    return words
+
+
+def _counts_of_classes(answers: Answers, there: np.ndarray) -> list[tuple[str, int, np.ndarray]]:
+    """(unit, how many are needed, (K,) how many each class has) of pictures, and of groups."""
+    found = [("", FEW_PICTURES, there.sum(axis=0))]
+    if answers.clusters is not None:
+        sums = cluster_sums(there.astype(float), answers.clusters)
+        found.append(("groups with ", FEW_CLUSTERS, np.diff(sums.tocsc().indptr)))
+    return found
 
 
 def proportion(answers: Answers, hits: np.ndarray, counted: np.ndarray, setting: Setting,
@@ -106,7 +121,7 @@ def proportion(answers: Answers, hits: np.ndarray, counted: np.ndarray, setting:
 
     F1 is a monotone function of such a share: of hits among what is in the class or answered so.
     """
-    share = count_proportion(hits, counted, answers.clusters)
+    share = count_proportion(hits, counted, answers.clusters, confidence=setting.confidence)
     if share is None:
         return undefined()
     ends = share.interval(setting.confidence)
@@ -144,7 +159,7 @@ def area_of(answers: Answers, area: Area | None, interval: Any, why: list[str],
     low, high, method = interval(area, setting.confidence)
     if answers.clusters is not None:
         method = method.replace("delong", "obuchowski")
-    fewest = min(area.clusters) if interval is area_interval else area.clusters[0]
+    fewest = int(min(area.clusters) if interval is area_interval else area.clusters[0])
     few = few_units(answers, fewest) if answers.clusters is not None else []
     return entry_of((low, high), method, why=why + few, clusters=grouped(answers, fewest))
 

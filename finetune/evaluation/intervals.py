@@ -123,7 +123,7 @@ def _mean_areas(answers: Answers, areas: list[tuple[Area | None, Area | None]],
     found = {}
     for place, (name, interval) in enumerate((("roc_auc", area_interval),
                                               ("average_precision", precision_interval))):
-        there = [pair[place] for pair in areas if pair[place] is not None]
+        there = [area for pair in areas if (area := pair[place]) is not None]
         if metrics.get(name) is None or not there:
             found[name] = undefined()
             continue

@@ -78,7 +78,8 @@ def _corrected_low(low: float, successes: float, count: float, confidence: float
 
 
 def count_proportion(
-    hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray | None = None,
+    hits: np.ndarray, counted: np.ndarray, clusters: np.ndarray | None = None, *,
+    confidence: float = 0.95,
 ) -> Proportion | None:
     """The proportion of hits among what is counted; ``None`` when nothing is counted.
 
@@ -86,6 +87,7 @@ def count_proportion(
         hits: (N,) bool; hits that are not counted are left out.
         counted: (N,) bool.
         clusters: (N,) the number of each picture's group, when pictures are not independent.
+        confidence: Of the interval; see `effective_sample_size`.
     """
     count, found = int(counted.sum()), int((hits & counted).sum())
     if not count:
@@ -96,7 +98,8 @@ def count_proportion(
     sizes = np.bincount(of)
     right = np.bincount(of, weights=hits[counted])[sizes > 0]
     sizes = sizes[sizes > 0]
-    return Proportion(found / count, count, effective_sample_size(right, sizes), len(sizes))
+    worth = effective_sample_size(right, sizes, confidence)
+    return Proportion(found / count, count, worth, len(sizes))
 
 
 def effective_sample_size(
