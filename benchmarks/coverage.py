@@ -271,20 +271,23 @@ def of_classes(values: dict[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """Markdown: coverage over the conditions of each metric."""
-    lines = ["| part | metric | groups | cells | flagged | mean coverage | lowest | below 92 % |",
-             "|---|---|---|---|---|---|---|---|"]
-    keys = sorted({(c["part"], c["metric"], c["cluster"] > 1) for c in cells})
-    for part, metric, with_groups in keys:
-        own = [c for c in cells if (c["part"], c["metric"], c["cluster"] > 1)
-               == (part, metric, with_groups)]
-        shown = [c["coverage"] for c in own if c["coverage"] is not None]
-        flagged = np.mean([c["flagged"] for c in own])
-        covers = (f"{np.mean(shown):.1%} | {min(shown):.1%} | {sum(v < WANTED for v in shown)}"
-                  if shown else "- | - | -")
-        lines.append(f"| {part} | {metric} | {'yes' if with_groups else 'no'} | {len(shown)} | "
-                     f"{flagged:.0%} | {covers} |")
+    """Markdown: coverage over the conditions of each metric, of pictures alone and of groups."""
+    lines = ["| part | metric | cells | flagged | mean | lowest | cells in groups | flagged | mean "
+             "| lowest |", "|---" * 10 + "|"]
+    for part, metric in dict.fromkeys((cell["part"], cell["metric"]) for cell in cells):
+        own = [cell for cell in cells if (cell["part"], cell["metric"]) == (part, metric)]
+        sides = [summary([cell for cell in own if (cell["cluster"] > 1) is with_groups])
+                 for with_groups in (False, True)]
+        lines.append(f"| {part} | {metric} | {' | '.join(sides)} |")
     return "\n".join(lines)
+
+
+def summary(cells: list[dict[str, Any]]) -> str:
+    """Number of cells, share of draws flagged, mean and lowest coverage, as columns."""
+    shown = [cell["coverage"] for cell in cells if cell["coverage"] is not None]
+    flagged = f"{np.mean([cell['flagged'] for cell in cells]):.0%}" if cells else "-"
+    covers = f"{np.mean(shown):.1%} | {min(shown):.1%}" if shown else "- | -"
+    return f"{len(shown)} | {flagged} | {covers}"
 
 
 if __name__ == "__main__":
