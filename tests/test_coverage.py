@@ -1,5 +1,6 @@
 """benchmarks/coverage.py: intervals contain the truth as often as they say."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -12,14 +13,12 @@ ROOT = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture
 def coverage(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    before = set(sys.modules)
-    import coverage as script
-
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.delitem(sys.modules, "coverage", raising=False)  # a library has the same name
+    script = importlib.import_module("coverage")
     assert Path(script.__file__).parent == ROOT
     yield script
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    del sys.modules["coverage"]
 
 
 CLOSED = [("recall_draw", {"n": 50, "prevalence": 0.5, "value": 0.99, "cluster": 1, "icc": 0.0}),
