@@ -47,9 +47,9 @@ def test_without_cuda_it_is_fixed_and_said(pictures, expected):
 
 
 @pytest.mark.parametrize(("memory", "fraction", "expected"), [
-    (10_000, 1.0, 512),  # 640 pictures' worth in all, 576 within the margin
-    (5_650, 1.0, 256),  # 512 would fit, but not with a margin
-    (10_000, 0.5, 256), (10**6, 1.0, 1024), (100, 1.0, 4)])
+    (10_000, 1.0, 512),  # room for 1000 pictures, 900 within the margin
+    (5_650, 1.0, 256),  # 512 fit, but not within the margin
+    (10_000, 0.5, 256), (10**6, 1.0, 1024), (100, 1.0, 8)])
 def test_on_cuda_what_is_tried_stays_below_the_free_memory_by_a_margin(monkeypatch, memory,
                                                                       fraction, expected):
     peaks, said = [], []
