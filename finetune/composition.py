@@ -39,7 +39,7 @@ from finetune.values import (
 __all__ = ["Composed", "compose", "dump_config", "load_config", "override"]
 
 _PATHS = {"data.root", "data.labels_file", "data.splits_file", "output_dir", "model.weights"}
-_STRUCTURES = {"freezing.phases", "optimizer.stage_lrs", "tracking.tags"}
+_STRUCTURES = {"decisions.costs", "freezing.phases", "optimizer.stage_lrs", "tracking.tags"}
 _CHOSEN = "chosen"  # the recipe's name inside Hydra, whatever its file is called
 
 

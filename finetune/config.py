@@ -9,11 +9,12 @@ from enum import StrEnum
 
 from finetune.specs import Decoding, Resize
 
-__all__ = ["CacheFeatures", "ClassWeights", "Config", "DataConfig", "DataFormat", "Device",
-           "Duplicates", "FreezingConfig", "FreezingPolicy", "Head", "Loss", "MemoryFormat",
-           "ModelConfig", "NormStatistics", "OptimizerConfig", "Pack", "Phase", "Precision",
-           "Sampling", "Schedule", "ScheduleConfig", "SplitChoice", "TrackingConfig",
-           "TrackingMode", "TrainingConfig", "Unreadable", "text_fields"]
+__all__ = ["CacheFeatures", "CalibrationKind", "ClassWeights", "Config", "DataConfig",
+           "DataFormat", "DecisionsConfig", "Device", "Duplicates", "FreezingConfig",
+           "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NormStatistics",
+           "OptimizerConfig", "Pack", "Phase", "Precision", "Sampling", "Schedule",
+           "ScheduleConfig", "SetMethod", "SplitChoice", "TrackingConfig", "TrackingMode",
+           "TrainingConfig", "Unreadable", "text_fields"]
 
 
 class DataFormat(StrEnum):
@@ -165,6 +166,23 @@ class Device(StrEnum):
     mps = "mps"
 
 
+class CalibrationKind(StrEnum):
+    """How logits become probabilities that can be believed."""
+
+    auto = "auto"
+    none = "none"
+    temperature = "temperature"
+    bias_corrected = "bias_corrected"
+    vector = "vector"
+
+
+class SetMethod(StrEnum):
+    """By which scores prediction sets are made."""
+
+    aps = "aps"
+    lac = "lac"
+
+
 class TrackingMode(StrEnum):
     """Where Weights & Biases writes."""
 
@@ -307,6 +325,23 @@ class TrainingConfig:
 
 
 @dataclass
+class DecisionsConfig:
+    """What is made of the answers; fitted on validation pictures that did not choose the model."""
+
+    calibration: CalibrationKind = CalibrationKind.auto  # auto: temperature, with biases if needed
+    sensitivity: float | None = None  # wished, a threshold for it; above 0, at most 1; unset: none
+    specificity: float | None = None  # likewise
+    precision: float | None = None  # likewise
+    costs: list[list[float]] = field(default_factory=list)  # a row for each true class: of answers
+    set_level: float | None = 0.9  # share of sets that hold the true class; 0..1; unset: no sets
+    set_method: SetMethod = SetMethod.aps
+    sets_by_class: bool = False  # whether each class is to have that level
+    sets_randomised: bool = False  # aps: exact level, by drawing numbers
+    answered_accuracy: float | None = None  # wished where the rest is left to people; 0..1
+    guarantee: float | None = None  # probability with which that accuracy holds; 0..1
+
+
+@dataclass
 class TrackingConfig:
     """Weights & Biases. Numbers only, unless asked for more."""
 
@@ -334,6 +369,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    decisions: DecisionsConfig = field(default_factory=DecisionsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 

@@ -18,10 +18,10 @@ from finetune.config import Config
 from finetune.console import progress_bar, say, table
 from finetune.environment import describe_folds
 from finetune.errors import CheckError, Interrupted
-from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.pooling import pool_predictions, spread
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
+from finetune.results import measure_answers
 from finetune.run import fit, resume
 from finetune.run_directory import RunDirectory
 
@@ -129,7 +129,7 @@ def _pool(parent: RunDirectory, members: Sequence[RunDirectory]) -> None:
                          f"pictures, and {len(pooled)} were tested: the data changed between them")
     pooled.save(parent.predictions_path("test"))
     each = [member.metrics for member in members]
-    metrics = {"test": compute_metrics(pooled), "selection": _selection(each),
+    metrics = {**measure_answers({"test": pooled}), "selection": _selection(each),
                "folds": {"runs": [member.path.name for member in members],
                          "counts": [len(a) for a in answers],
                          "test": spread([m["test"] for m in each]),

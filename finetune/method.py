@@ -334,8 +334,12 @@ def predict_part(method: Method, data: Data, part: str, *, final: bool,
 
 def validate(method: Method, data: Data, *,
              watched: Watched = lambda batches, where: batches,
-             cached: Callable[[], Predictions | None] = lambda: None) -> Mapping[str, Any]:
-    """Scalar metrics on val, of the answers that ``cached`` gives, if it has them.
+             cached: Callable[[], Predictions | None] = lambda: None,
+             chosen_by: Callable[[Predictions], Predictions] = lambda val: val,
+             ) -> Mapping[str, Any]:
+    """Scalar metrics on val, or on the part of it that ``chosen_by`` leaves.
+
+    The answers are what ``cached`` gives, if it has them.
 
     Raises:
         FinetuneError: The training diverged: a logit is NaN or infinite.
@@ -346,5 +350,5 @@ def validate(method: Method, data: Data, *,
     if not np.isfinite(predictions.logits).all():
         raise FinetuneError("the network answers NaN or infinity on validation: the training "
                             "diverged. The last checkpoint is whole. Try a lower optimizer.lr.")
-    metrics = compute_metrics(predictions)
+    metrics = compute_metrics(chosen_by(predictions))
     return {k: v for k, v in metrics.items() if v is None or isinstance(v, int | float)}

@@ -14,6 +14,7 @@ from finetune.config import (
     HeadFitting,
     Loss,
     Pack,
+    SetMethod,
     SplitChoice,
 )
 
@@ -49,6 +50,12 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "training.cache_limit": (0, False, 1e6, True),
     "training.head_strength": (0, False, 1e6, True),
     "training.temperature": (0, False, 10, True),
+    "decisions.sensitivity": (0, False, 1, True),
+    "decisions.specificity": (0, False, 1, True),
+    "decisions.precision": (0, False, 1, True),
+    "decisions.set_level": (0, False, 1, False),
+    "decisions.answered_accuracy": (0, False, 1, True),
+    "decisions.guarantee": (0, False, 1, False),
     "training.patience_fraction": (0, False, 1, True),
     "training.label_smoothing": (0, True, 1, False),
     "training.mixup_alpha": (0, True, 100, True),
@@ -111,7 +118,7 @@ def contradictions(config: Config) -> list[str]:
         found.append("data.pack=always keeps what augmentation needs; data.transform=none reads "
                      "whole pictures, as evaluation does")
     return (found + _split_problems(config) + _head_problems(config)
-            + _contrastive_problems(config))
+            + _contrastive_problems(config) + _decision_problems(config))
 
 
 # The keys that belong to one kind of split alone.
@@ -176,6 +183,22 @@ def _head_problems(config: Config) -> list[str]:
             and training.cache_views is None:
         found.append("training.cache_features=always can't cache what the transform changes in "
                      "every epoch: data.transform=none, or training.cache_views=K draws K views")
+    return found
+
+
+def _decision_problems(config: Config) -> list[str]:
+    """Wishes about sets and answers that nothing would act on."""
+    decisions, found = config.decisions, []
+    if decisions.guarantee is not None and decisions.answered_accuracy is None:
+        found.append("decisions.guarantee does nothing without decisions.answered_accuracy")
+    if decisions.sets_randomised and decisions.set_method is not SetMethod.aps:
+        found.append("decisions.sets_randomised does nothing with decisions.set_method="
+                     f"{decisions.set_method}")
+    width = len(decisions.costs)
+    if any(len(row) != width for row in decisions.costs):
+        found.append(f"decisions.costs has {width} rows, of {[len(r) for r in decisions.costs]} "
+                     "numbers: expected as many in each as there are rows, a row and a column for "
+                     "each class")
     return found
 
 

@@ -4,6 +4,7 @@
 """
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from finetune.method import (
 from finetune.models.freezing import frozen_hash
 from finetune.report.figures import write_figures
 from finetune.report.html import write_report
+from finetune.results import decide, for_selection, measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.selection import best_epoch, is_exhausted, patience_epochs
 from finetune.specs import InputSpec
@@ -139,7 +141,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         frozen = FrozenPart(method, config, data, spec, say=say, watched=signals.watched,
                             own=str(run.path))
         measure = functools.partial(validate, method, data, watched=signals.watched,
-                                    cached=frozen.predict_val)
+                                    cached=frozen.predict_val,
+                                    chosen_by=functools.partial(for_selection, config))
         signals.patient = True
         with EpochLine(config.training.epochs) as line, session.failing_tracker(tracker):
             epochs = train(
@@ -197,15 +200,21 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
             state: LoopState, metric: str, tracker: Tracker, signals: Interruption) -> None:
     best = best_epoch(state.history, metric)
     load_weights(run.best_weights, method.chosen_model)
-    metrics: dict[str, Any] = {}
     answers: dict[str, Predictions] = {}
     for part in [p for p in data.parts if p != "train"]:
         predictions = predict_part(method, data, part, final=True, watched=signals.watched)
         predictions.save(run.predictions_path(part))
-        metrics[part] = compute_metrics(predictions)
         answers[part] = predictions
+    metrics = measure_answers(answers)
+    decisions, metrics["decisions"] = decide(config, answers)
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
+                            "pictures": len(for_selection(config, answers["val"])),
                             "value": state.history[best]["val"].get(metric)}
+    if decisions is not None:
+        write_json(run.path / "decisions.json", decisions.to_dict())
+        save_weights(run.best_weights, method.chosen_model, metadata={
+            "model": config.model.name, "epoch": str(best + 1),
+            "decisions": json.dumps(decisions.to_dict(), sort_keys=True)})
     write_json(run.path / "metrics.json", metrics)
     for part, predictions in answers.items():  # the result is safe by now
         tracker.log_results(part, metrics[part])

@@ -24,6 +24,7 @@ _AUTO = {"data.batch_size"}  # numbers for which ``auto`` is written instead of 
 
 # Keys whose values have a structure: told by an example.
 _EXAMPLES = {"freezing.phases": "[{epochs:2,depths:head},{epochs:8,depths:all,lr:1e-4}]",
+             "decisions.costs": "[[0,1],[5,0]]",
              "optimizer.stage_lrs": "{layer4:1e-3,layer3:1e-4}", "tracking.tags": "[first,second]"}
 
 

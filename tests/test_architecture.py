@@ -20,7 +20,7 @@ LAYERS = [
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
-    {"session", "frozen", "fitting"},
+    {"session", "frozen", "fitting", "results"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -29,7 +29,8 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
-                "fastest", "fitting", "frozen", "dividing", "folds", "random_split", "launch"}
+                "fastest", "fitting", "frozen", "dividing", "results", "folds", "random_split",
+                "launch"}
 
 
 def unit(path):
