@@ -20,7 +20,7 @@ __all__ = ["NearPair", "find_near_duplicates", "near_duplicate_groups", "near_du
 # .99 and a detail of .89; copies are above in both.
 _CERTAIN_CORRELATION, _CERTAIN_DETAIL, _CERTAIN_BENT = 0.98, 0.9, 0.05
 _LIKELY_CORRELATION, _LIKELY_DETAIL = 0.95, 0.75
-_LEAST_COARSE = 0.97      # correlations of the search and of the coarse fit
+_LEAST_COARSE = 0.975     # correlations of the search and of the coarse fit
 _NEIGHBOURS = 8           # of each picture that are looked at closely
 _AT_ONCE = 4096           # pairs between two calls of progress
 
@@ -83,7 +83,7 @@ def find_near_duplicates(descriptors: Descriptors, *, threads: int | None = None
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, len(table), _AT_ONCE):
             part = table[start:start + _AT_ONCE]
-            pairs = pool.map(partial(_confirmed, thumbnails, kept), part)
+            pairs = pool.map(partial(_confirmed, descriptors, kept), part)
             found += [pair for pair in pairs if pair is not None]
             if progress is not None:
                 progress(count + count * (start + len(part)) // len(table), 2 * count)
@@ -105,14 +105,15 @@ def _same(first: int, second: int) -> NearPair:
     return NearPair(first, second, 1.0, 1.0, 0, (1.0, 1.0), certain=True)
 
 
-def _confirmed(thumbnails: npt.NDArray[np.uint8], kept: npt.NDArray[np.int64],
+def _confirmed(descriptors: Descriptors, kept: npt.NDArray[np.int64],
                candidate: tuple[int, int, int]) -> NearPair | None:
-    first, second, orientation = candidate
-    found = register(thumbnails[first], oriented(thumbnails[second], orientation),
-                     at_least=_LEAST_COARSE)
+    first, second, orientation = int(kept[candidate[0]]), int(kept[candidate[1]]), candidate[2]
+    found = register(descriptors.thumbnails[first],
+                     oriented(descriptors.thumbnails[second], orientation),
+                     contrast=float(descriptors.contrasts[first]), at_least=_LEAST_COARSE)
     if found is None or not _is_likely(found):
         return None
-    low, high = sorted((int(kept[first]), int(kept[second])))
+    low, high = sorted((first, second))
     wide, tall = np.diag(found.affine).tolist()
     return NearPair(low, high, found.correlation, found.detail, orientation, (wide, tall),
                     _is_certain(found))

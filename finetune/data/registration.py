@@ -15,7 +15,9 @@ _STEPS = 3                  # of the coarse fit
 _BLOCKS = 8                 # by 8, in which details are compared
 _SMOOTHING = (9, 3)         # px, of the two fine fits
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-5)
-_EDGE = 2                   # px at the border that aren't compared
+_EDGE = 5                   # px at each picture's border where blurs lack what lies beyond
+_START = 0.75               # correlation of details after the coarse fit, to go on
+_NOISE = 1.5                # levels of 255; what JPEG at quality 30 leaves is some 0.8
 
 Grey = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -28,7 +30,7 @@ class Agreement:
     Attributes:
         correlation: Of the grey values where both are.
         detail: Correlation of the details in each of 8 by 8 blocks, the tenth percentile over
-            blocks that have details: low when they differ in one place only.
+            blocks with details above the noise: low when they differ in one place only.
         affine: (2, 3) Takes places in the first picture (column, row, in shares of the side,
             0 = centre) to places in the second one.
     """
@@ -46,7 +48,7 @@ class Agreement:
 
 
 def register(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], *,
-             at_least: float) -> Agreement | None:
+             contrast: float, at_least: float) -> Agreement | None:
     """The best agreement of two thumbnails (96, 96) of the same orientation.
 
     A linear fit of shift and stretch on 32 x 32 px, then an affine one by enhanced correlation
@@ -55,10 +57,11 @@ def register(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], *,
     Args:
         first: One.
         second: The other.
+        contrast: Of the first one, as in `hashing.Descriptors`; tells what is noise.
         at_least: Correlation of the coarse fit below which nothing more is tried.
 
     Returns:
-        None where the coarse fit is below ``at_least``.
+        None where the coarse fit shows that they differ.
     """
     one, two = (each.astype(np.float32) for each in (first, second))
     correlation, start = _coarse_fit(one, two)
@@ -68,11 +71,14 @@ def register(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], *,
     matrices = [np.eye(2, 3), start]
     scored = [(_overall(details, matrix), matrix) for matrix in matrices]
     score, matrix = max(scored, key=lambda each: each[0])
+    if score < _START:
+        return None
     for smoothing in _SMOOTHING if score < 0.995 else ():
         fitted = _fine_fit(one, two, matrix, smoothing)
         if fitted is not None and (found := _overall(details, fitted)) > score:
             score, matrix = found, fitted
-    return _agreement((one, two), details, matrix)
+    noise = _NOISE * float(details[0].std()) / max(contrast, 1e-6)
+    return _agreement((one, two), details, matrix, noise)
 
 
 def _coarse_fit(one: Grey, two: Grey) -> tuple[float, Matrix]:
@@ -80,8 +86,9 @@ def _coarse_fit(one: Grey, two: Grey) -> tuple[float, Matrix]:
                                interpolation=cv2.INTER_AREA) for each in (one, two))
     matrix, correlation = np.eye(3), 0.0
     for _ in range(_STEPS):
-        moved = cv2.warpAffine(other, matrix[:2], (_COARSE, _COARSE), borderMode=cv2.BORDER_REPLICATE,
-                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        moved = cv2.warpAffine(other, matrix[:2], (_COARSE, _COARSE),
+                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                               borderMode=cv2.BORDER_REPLICATE)
         correlation, change = _linear_step(small, moved)
         matrix = matrix @ change
     ratio = SIDE / _COARSE
@@ -94,7 +101,7 @@ def _linear_step(target: Grey, moved: Grey) -> tuple[float, Matrix]:
     place = np.linspace(-1, 1, _COARSE, dtype=np.float32)
     down, right = np.gradient(moved)
     columns = [np.ones_like(moved), moved, right, down, right * place, down * place[:, None]]
-    inner = np.s_[_EDGE:-_EDGE, _EDGE:-_EDGE]
+    inner = np.s_[2:-2, 2:-2]
     design = np.stack([each[inner].ravel() for each in columns], axis=1).astype(np.float64)
     wanted = target[inner].ravel().astype(np.float64)
     normal = design.T @ design
@@ -125,12 +132,12 @@ def _moved(picture: Grey, matrix: Matrix) -> Grey:
 
 
 def _common(matrix: Matrix) -> npt.NDArray[np.bool_]:
-    """(96, 96) Where both pictures are."""
-    inside = cv2.warpAffine(np.ones((SIDE, SIDE), np.float32), matrix, (SIDE, SIDE),
-                            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
-    edge = np.zeros((SIDE, SIDE), np.bool_)
-    edge[_EDGE:-_EDGE, _EDGE:-_EDGE] = True
-    common: npt.NDArray[np.bool_] = inside & edge
+    """(96, 96) Where both pictures are, their borders left out."""
+    inner = np.zeros((SIDE, SIDE), np.float32)
+    inner[_EDGE:-_EDGE, _EDGE:-_EDGE] = 1
+    moved = cv2.warpAffine(inner, matrix, (SIDE, SIDE),
+                           flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    common: npt.NDArray[np.bool_] = (moved > 0) & (inner > 0)
     return common
 
 
@@ -148,23 +155,24 @@ def _correlation(one: Grey, two: Grey) -> float:
 
 
 def _agreement(pictures: tuple[Grey, Grey], details: tuple[Grey, Grey],
-               matrix: Matrix) -> Agreement:
+               matrix: Matrix, noise: float) -> Agreement:
     common = _common(matrix)
     one, two = (blurred_grey(each, 1.0) for each in pictures)
     correlation = _correlation(one[common], _moved(two, matrix)[common])
-    detail = _least_blocks(details[0], _moved(details[1], matrix), common)
+    detail = _least_blocks(details[0], _moved(details[1], matrix), common, noise)
     centre, shares = np.full(2, (SIDE - 1) / 2), matrix.copy()
     shares[:, 2] = (matrix[:, :2] @ centre + matrix[:, 2] - centre) / SIDE
     return Agreement(correlation, detail, shares)
 
 
-def _least_blocks(one: Grey, two: Grey, common: npt.NDArray[np.bool_]) -> float:
+def _least_blocks(one: Grey, two: Grey, common: npt.NDArray[np.bool_], noise: float) -> float:
     def block_means(values: Grey) -> Grey:
         size = SIDE // _BLOCKS
         return np.asarray((values * common).reshape(_BLOCKS, size, _BLOCKS, size).mean((1, 3)))
 
     both, first, second = (block_means(each) for each in (one * two, one * one, two * two))
-    seen = (first > 0.1 * first.mean()) & (block_means(np.ones_like(one)) > 0.5)
+    covered = block_means(np.ones_like(one))
+    seen = (covered > 0.4) & (first > np.maximum(0.1 * first.mean(), noise ** 2) * covered)
     if not seen.any():
         return 0.0
     correlations = both[seen] / np.sqrt(np.maximum(first[seen] * second[seen], 1e-9))
