@@ -34,8 +34,10 @@ class NearPair:
         second: Index.
         correlation: Of grey values after registration.
         detail: Of fine detail in the blocks that agree least; see `registration.Agreement`.
-        orientation: Which of the 8 orientations of the one fits the other.
-        stretch: Its width and height as shares of the other's.
+        orientation: Which of the 8 orientations of the second one fits the first; see
+            `hashing.oriented`.
+        shown: Shares of the first one's width and height that the second one shows; below 1 it
+            may be a crop.
         certain: A copy; else likely one.
     """
 
@@ -44,15 +46,15 @@ class NearPair:
     correlation: float
     detail: float
     orientation: int
-    stretch: tuple[float, float]
+    shown: tuple[float, float]
     certain: bool
 
     @property
     def transform(self) -> str:
         """In words."""
-        wide, high = (f"{100 * value:.0f}" for value in self.stretch)
+        wide, high = (f"{100 * value:.0f}" for value in self.shown)
         whole = wide == high == "100"
-        return orientation_name(self.orientation) + ("" if whole else f", {wide} x {high} %")
+        return orientation_name(self.orientation) + ("" if whole else f", shows {wide} x {high} %")
 
 
 def find_near_duplicates(descriptors: Descriptors, *, threads: int | None = None,
@@ -113,10 +115,13 @@ def _confirmed(descriptors: Descriptors, kept: npt.NDArray[np.int64],
                      contrast=float(descriptors.contrasts[first]), at_least=_LEAST_COARSE)
     if found is None or not _is_likely(found):
         return None
-    low, high = sorted((first, second))
-    wide, tall = np.diag(found.affine).tolist()
-    return NearPair(low, high, found.correlation, found.detail, orientation, (wide, tall),
-                    _is_certain(found))
+    wide, high = 1 / np.clip(np.diag(found.affine), 1e-3, None)
+    if first > second:  # told from the other one's side
+        first, second, wide, high = second, first, 1 / wide, 1 / high
+        if orientation & 4:
+            orientation, wide, high = {5: 6, 6: 5}.get(orientation, orientation), high, wide
+    return NearPair(first, second, found.correlation, found.detail, orientation,
+                    (float(wide), float(high)), _is_certain(found))
 
 
 def _is_likely(found: Agreement) -> bool:

@@ -150,7 +150,7 @@ def _overall(details: tuple[Grey, Grey], matrix: Matrix) -> float:
 
 def _correlation(one: Grey, two: Grey) -> float:
     one, two = one - one.mean(), two - two.mean()
-    length = np.sqrt(float(one @ one) * float(two @ two))
+    length = float(np.sqrt(float(one @ one) * float(two @ two)))
     return float(one @ two) / length if length > 0 else 0.0
 
 
