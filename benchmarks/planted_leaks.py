@@ -37,7 +37,7 @@ def main() -> None:
     from finetune.data.near_duplicates import find_near_duplicates
 
     cv2.setNumThreads(1)
-    files = picked(options.data, options.pictures, options.seed)
+    files = picked(options.data, options.pictures, options.seed, options.leave_out)
     originals = drawn(len(files), options.copies, options.seed)
     started = time.perf_counter()
     described = [describe(read(file)) for file in files]
@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder, searched in depth")
     parser.add_argument("--pictures", type=int, help="use that many, drawn at random")
+    parser.add_argument("--leave-out", metavar="WORD", help="pictures with it in their path")
     parser.add_argument("--copies", type=int, default=600, help="planted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the registration")
@@ -79,11 +80,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def picked(folder: Path, count: int | None, seed: int) -> list[Path]:
+def picked(folder: Path, count: int | None, seed: int, leave_out: str | None) -> list[Path]:
     """Pictures under a folder, in the order of their names."""
     from finetune.data.decoding import is_picture
 
-    files = sorted(path for path in folder.rglob("*") if is_picture(path))
+    files = sorted(path for path in folder.rglob("*") if is_picture(path) and not (
+        leave_out and leave_out in str(path.relative_to(folder))))
     if not files:
         sys.exit(f"no pictures under {folder}")
     if count is None or count >= len(files):
@@ -206,18 +208,32 @@ def _precision(counts: Sequence[dict[str, int]]) -> dict[str, float | None]:
 
 
 def write_sheets(path: Path, pairs: Sequence[Any], files: Sequence[Path], seed: int) -> None:
-    """40 of the data's own pairs that aren't identical files, and 20 + 20 around the threshold."""
+    """40 of the data's own pairs that aren't identical files, and 20 + 20 around the threshold.
+
+    These show each picture once at most.
+    """
     from finetune.data.pair_sheet import contact_sheet
 
     own = [p for p in pairs if p.second < len(files) and p.correlation < 1]
     names = ["/".join(file.parts[-3:]) for file in files]
     certain = [p for p in own if p.certain]
     order = np.random.default_rng(seed).permutation(len(certain))[:40]
-    above = sorted(certain, key=lambda p: p.detail)[:20]
-    below = sorted((p for p in own if not p.certain), key=lambda p: -p.detail)[:20]
+    above = apart(sorted(certain, key=lambda p: p.detail))[:20]
+    below = apart(sorted((p for p in own if not p.certain), key=lambda p: -p.detail))[:20]
     for target, chosen in ((path, [certain[i] for i in order]),
                            (path.with_stem(f"{path.stem}-threshold"), [*above, *below])):
         contact_sheet(chosen, names, lambda index: read(files[index]), target)
+
+
+def apart(pairs: Sequence[Any]) -> list[Any]:
+    """Those whose pictures are in no pair before them."""
+    seen: set[int] = set()
+    kept = []
+    for pair in pairs:
+        if not seen & {pair.first, pair.second}:
+            kept.append(pair)
+        seen |= {pair.first, pair.second}
+    return kept
 
 
 def table(result: dict[str, Any]) -> str:
