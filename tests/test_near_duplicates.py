@@ -21,12 +21,12 @@ from finetune.data.near_duplicates import (
 from finetune.data.registration import register
 from finetune.data.sample_land import draw_region, draw_tile
 
-LABELS = ("field", "forest", "residential", "water", "industrial")
+LABELS = ("forest", "residential", "industrial")
 
 
 def scene(seed, size=160):
     random = np.random.default_rng(seed)
-    return draw_tile(LABELS[seed % 5], draw_region(random), random, size)
+    return draw_tile(LABELS[seed % 3], draw_region(random), random, size)
 
 
 def jpeg(pixels, quality):
@@ -149,7 +149,7 @@ def test_many_identical_pictures_hide_no_other_copy():
 def test_progress_ends_at_the_whole():
     told = []
     find_near_duplicates(stack_descriptors(OTHERS), progress=lambda *done: told.append(done))
-    assert told[-1][1] == 2 * len(OTHERS)
+    assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 

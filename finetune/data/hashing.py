@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLANK_BELOW", "SIDE", "Descriptors", "describe", "fine_detail", "oriented",
-           "orientation_name", "stack_descriptors"]
+__all__ = ["BLANK_BELOW", "SIDE", "Descriptors", "blurred_grey", "describe", "fine_detail",
+           "orientation_name", "oriented", "stack_descriptors"]
 
 SIDE = 96            # px; 100,000 pictures are 0.9 GB
 BLANK_BELOW = 1.0    # levels of 255; what JPEG's blocks leave of a uniform tile is below

@@ -89,6 +89,8 @@ def find_near_duplicates(descriptors: Descriptors, *, threads: int | None = None
             found += [pair for pair in pairs if pair is not None]
             if progress is not None:
                 progress(count + count * (start + len(part)) // len(table), 2 * count)
+    if progress is not None:
+        progress(2 * count, 2 * count)
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
