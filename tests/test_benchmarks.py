@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "evaluation", "frozen", "models", "scaling", "startup")), *PEERS]
+    "evaluation", "frozen", "models", "planted_leaks", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What of a picture is enough to recognise copies of it: a small grey picture, and how much is seen.
+"""What is enough to recognise copies of a picture: a small grey one, and how much is seen.
 
 A perceptual hash in the sense of Zauner (2010): low frequencies of the cosine transform of the
 small picture, here kept as numbers instead of bits, because their inner product is a correlation

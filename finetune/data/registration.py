@@ -82,13 +82,13 @@ def register(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], *,
 
 
 def _coarse_fit(one: Grey, two: Grey) -> tuple[float, Matrix]:
-    small, other = (cv2.resize(blurred_grey(each, 3.0), (_COARSE, _COARSE),
-                               interpolation=cv2.INTER_AREA) for each in (one, two))
+    small, other = (np.asarray(cv2.resize(blurred_grey(each, 3.0), (_COARSE, _COARSE),
+                                          interpolation=cv2.INTER_AREA)) for each in (one, two))
     matrix, correlation = np.eye(3), 0.0
     for _ in range(_STEPS):
-        moved = cv2.warpAffine(other, matrix[:2], (_COARSE, _COARSE),
-                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                               borderMode=cv2.BORDER_REPLICATE)
+        moved = np.asarray(cv2.warpAffine(
+            other, matrix[:2], (_COARSE, _COARSE), borderMode=cv2.BORDER_REPLICATE,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
         correlation, change = _linear_step(small, moved)
         matrix = matrix @ change
     ratio = SIDE / _COARSE
@@ -100,7 +100,8 @@ def _linear_step(target: Grey, moved: Grey) -> tuple[float, Matrix]:
     """Correlation of the best gain, offset, small shift and stretch, and these as a matrix."""
     place = np.linspace(-1, 1, _COARSE, dtype=np.float32)
     down, right = np.gradient(moved)
-    columns = [np.ones_like(moved), moved, right, down, right * place, down * place[:, None]]
+    columns: list[Grey] = [np.ones_like(moved), moved, right, down, right * place,
+                           down * place[:, None]]
     inner = np.s_[2:-2, 2:-2]
     design = np.stack([each[inner].ravel() for each in columns], axis=1).astype(np.float64)
     wanted = target[inner].ravel().astype(np.float64)
