@@ -27,12 +27,12 @@ def test_every_kind_of_change_is_planted_and_most_copies_are_found(result):
     told = result[1]
     assert sum(row["copies"] for row in told["kinds"].values()) == 2 * 20  # once more over all
     assert len(told["kinds"]) == 11
-    assert told["kinds"]["all copies"]["certain_or_likely"] >= 0.9
+    assert told["kinds"]["all copies"]["certain_or_likely"] >= 0.8  # of 64 px
 
 
 def test_pairs_are_counted_by_what_they_are(result):
     pairs = result[1]["pairs"]
-    assert sum(counts["planted"] for counts in pairs.values()) >= 18
+    assert sum(counts["planted"] for counts in pairs.values()) >= 16
     assert result[1]["precision"]["certain"]["without_own"] >= 0.95
 
 

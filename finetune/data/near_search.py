@@ -165,7 +165,7 @@ def _ranked(zoomed: Array, coarse: Array, nearest: Indices, start: int, neighbou
 
 def _tangent_space(zoomed: Array) -> Array:
     """(R, k*k, 5) Orthonormal: a picture and its changes when shifted or stretched a little."""
-    down, right = np.gradient(zoomed, axis=(1, 2))
+    down, right = (np.asarray(each, np.float32) for each in np.gradient(zoomed, axis=(1, 2)))
     place = np.linspace(-1, 1, SIDE, dtype=np.float32)
     changes: list[Array] = [zoomed, right, down, right * place, down * place[:, None]]
     waves = np.stack([_waves_of(each, _COARSE).reshape(len(zoomed), -1) for each in changes], -1)

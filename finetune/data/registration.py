@@ -99,7 +99,7 @@ def _coarse_fit(one: Grey, two: Grey) -> tuple[float, Matrix]:
 def _linear_step(target: Grey, moved: Grey) -> tuple[float, Matrix]:
     """Correlation of the best gain, offset, small shift and stretch, and these as a matrix."""
     place = np.linspace(-1, 1, _COARSE, dtype=np.float32)
-    down, right = np.gradient(moved)
+    down, right = (np.asarray(each, np.float32) for each in np.gradient(moved))
     columns: list[Grey] = [np.ones_like(moved), moved, right, down, right * place,
                            down * place[:, None]]
     inner = np.s_[2:-2, 2:-2]
