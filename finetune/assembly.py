@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.splits import Split
 from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, first_of
+from finetune.likeness import Likeness, find_likeness, likeness_warnings
 from finetune.specs import Dtype, InputSpec
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Data:
     channels: int
     dtype: Dtype
     warnings: list[str]
+    likeness: Likeness = field(default_factory=Likeness)  # pictures that are nearly the same
 
     def part(self, name: str) -> Samples:
         """The samples of ``train``, ``val`` or ``test``, in the order of their ids."""
@@ -80,8 +82,9 @@ def cache_folder() -> Path:
 
 
 def assemble_data(config: Config, root: str, *,
-                  progress: Callable[[int], object] | None = None) -> Data:
-    """Read, check and divide the pictures under ``root``.
+                  progress: Callable[[int], object] | None = None,
+                  comparing: Callable[[int, int], object] | None = None) -> Data:
+    """Read, check and divide the pictures under ``root``; two kinds of progress may be shown.
 
     Raises:
         DataError: Broken pictures, leaks, classes too small, and so on.
@@ -105,10 +108,13 @@ def assemble_data(config: Config, root: str, *,
     if skipped:
         warnings.append(f"{len(skipped)} unreadable pictures were left out: {first_of(skipped)}")
     duplicates = duplicate_groups(facts)
-    split = divide(data, samples, duplicates)
+    likeness = find_likeness(data.near_duplicates, samples, facts, duplicates,
+                             cache=cache_folder(), progress=comparing)
+    split = divide(data, samples, duplicates, likeness.groups)
     channels, dtype, notes = _common_form(samples.ids, facts, data.channels)
+    notes += [*split.warnings, *likeness_warnings(likeness, split.names.tolist(), samples.ids)]
     return Data(samples, split, facts, duplicates, skipped, channels, dtype,
-                [*warnings, *notes, *split.warnings])
+                [*warnings, *notes], likeness)
 
 
 def _splits_file(root: str, name: str) -> Path:

@@ -11,7 +11,8 @@ from finetune.specs import Decoding, Resize
 
 __all__ = ["CacheFeatures", "CalibrationKind", "ClassWeights", "Config", "DataConfig",
            "DataFormat", "DecisionsConfig", "Device", "Duplicates", "FreezingConfig",
-           "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NormStatistics",
+           "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NearDuplicates",
+           "NormStatistics",
            "OptimizerConfig", "Pack", "Phase", "Precision", "Sampling", "Schedule",
            "ScheduleConfig", "SetMethod", "SplitChoice", "TrackingConfig", "TrackingMode",
            "TrainingConfig", "Unreadable", "text_fields"]
@@ -52,6 +53,14 @@ class Duplicates(StrEnum):
     drop_from_train = "drop_from_train"
     regroup = "regroup"
     allow = "allow"
+
+
+class NearDuplicates(StrEnum):
+    """What pictures that are copies of each other, changed a little, count as."""
+
+    guard = "guard"
+    warn = "warn"
+    ignore = "ignore"
 
 
 class Sampling(StrEnum):
@@ -233,6 +242,7 @@ class DataConfig:
     test_fraction: float = 0.2  # of all; 0 up, below 1
     unreadable: Unreadable = Unreadable.fail
     duplicates: Duplicates = Duplicates.refuse
+    near_duplicates: NearDuplicates = NearDuplicates.guard  # guard: as identical ones
     waiver: str | None = None  # the reason for duplicates=allow; printed in the report
 
     @property

@@ -11,13 +11,15 @@ from finetune.data.splits import Split, SplitMethod, split_samples
 __all__ = ["divide"]
 
 
-def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int]]) -> Split:
+def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int]],
+           near: Sequence[Sequence[int]] = ()) -> Split:
     """The split that the settings describe.
 
     Args:
         data: The settings.
         samples: The pictures that can be read.
         duplicates: Indices of identical ones.
+        near: Indices of those that are nearly so.
 
     Raises:
         DataError: Leaks in a given split, columns that are missing or make no sense, classes that
@@ -27,8 +29,8 @@ def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int
     return split_samples(
         samples, method=None if data.split is None else SplitMethod(data.split.value),
         seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
-        duplicates=duplicates, policy=DuplicatePolicy(data.duplicates.value), waiver=data.waiver,
-        dependence=_dependence(data, samples))
+        duplicates=duplicates, near=near, policy=DuplicatePolicy(data.duplicates.value),
+        waiver=data.waiver, dependence=_dependence(data, samples))
 
 
 def _dependence(data: DataConfig, samples: Samples) -> Dependence | None:

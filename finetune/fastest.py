@@ -19,6 +19,7 @@ from finetune.errors import FinetuneError
 from finetune.files import write_json
 from finetune.memory import give_back_freed_memory
 from finetune.method import batch_size, noise
+from finetune.rehearsal import fits_only_the_head
 from finetune.specs import InputSpec
 from finetune.training.arithmetic import Arithmetic, candidates, has_bf16, measure_arithmetic
 
@@ -37,9 +38,10 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
                       device: torch.device, say: Callable[[str], object]) -> Config:
     """The configuration with ``auto`` replaced by a choice, in precision and memory format.
 
-    A short training computes in float32, channels last. A longer one is measured, on a few steps:
-    the number types in channels last, then the fastest of them in the other layout. The answer is
-    kept for the next run of the same network, size, batch, machine and torch.
+    A short training computes in float32, channels last. A longer one is measured, on a few steps
+    (or forward passes, where only a classifier is fitted, exactly): the number types in channels
+    last, then the fastest of them in the other layout. The answer is kept for the next run of the
+    same network, size, batch, machine and torch.
 
     Args:
         config: As composed.
@@ -68,14 +70,16 @@ def settle_arithmetic(config: Config, model: nn.Module, spec: InputSpec, *, pict
         return _with(config, Arithmetic(**known))
     own = batch_size(config)
     size = min(own, max(2, PIXELS // (spec.size[0] * spec.size[1])))
-    first = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1)
+    trains = not fits_only_the_head(config)
+    first = measure_arithmetic(model, noise(spec, size, device), among[:1], rounds=1,
+                               trains=trains)
     pace = first[among[0]] / size
     if pace * pictures * training.epochs < SHORT:
         return _with(config, among[0])
     if pace * size < SHORTEST and size < own:
         size, first = min(own, int(4 * SHORTEST / pace)), {}
     times = _compare(functools.partial(measure_arithmetic, model, noise(spec, size, device),
-                                       rounds=1), among, first)
+                                       rounds=1, trains=trains), among, first)
     give_back_freed_memory()
     best = _fastest(times, among[0])
     if math.isinf(times[best]):
@@ -126,7 +130,8 @@ def _key(config: Config, spec: InputSpec, device: torch.device, among: list[Arit
     machine = (device_name(device) if device.type == "cuda"
                else f"{platform.machine()} {_processor()}")
     layouts = "/".join(sorted({each.memory_format for each in among}))
-    return (f"{config.model.name} {spec.channels}x{spec.size[0]}x{spec.size[1]} "
+    read = "" if not fits_only_the_head(config) else " read only"
+    return (f"{config.model.name}{read} {spec.channels}x{spec.size[0]}x{spec.size[1]} "
             f"batch {batch_size(config)}, {machine}, {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}, {layouts}, {among[0].convolutions}")
 

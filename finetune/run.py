@@ -39,6 +39,8 @@ from finetune.files import write_json
 from finetune.fitting import settle_batch_size
 from finetune.frozen import FrozenPart
 from finetune.interruption import Interruption, interruption
+from finetune.likeness import write_likeness_sheet
+from finetune.looks import note_look
 from finetune.method import (
     Method,
     build_method,
@@ -124,6 +126,8 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
                 config, data, spec, weights, method.groups, model, device=str(device),
                 replaced=replaced, overrides=overrides))
             session.write_batch_figures(run, method.loaders, spec, spec_labels, data)
+            write_likeness_sheet(data.likeness, data.split.names.tolist(), data.samples,
+                                 run.path / "figures")
             save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
                             state=LoopState(), average=method.average)
         assert run is not None
@@ -181,8 +185,8 @@ def _read_data(config: Config, run: RunDirectory | None) -> Data:
         root = str(run.path / "pictures")
         if not Path(root, "samples.csv").exists():  # written last
             generate_samples(domain_of(config), Path(root), seed=config.data.split_seed)
-    with progress_bar("reading pictures", total=0) as done:
-        data = assemble_data(config, root, progress=done)
+    with progress_bar("reading and comparing pictures", total=0) as done:
+        data = assemble_data(config, root, progress=done, comparing=lambda count, _: done(count))
     for text in [*data.warnings, *data.split.repairs]:
         warn(text)
     return data
@@ -216,6 +220,8 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
             "model": config.model.name, "epoch": str(best + 1),
             "decisions": json.dumps(decisions.to_dict(), sort_keys=True)})
     write_json(run.path / "metrics.json", metrics)
+    if "test" in answers:
+        note_look(run)
     for part, predictions in answers.items():  # the result is safe by now
         tracker.log_results(part, metrics[part])
         if config.tracking.pictures:
@@ -234,6 +240,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     signals.check("before the report")
     report = write_report(run.path, functools.partial(session.picture_for_report, data))
     session.print_result(metrics, has_test="test" in data.parts)
+    session.print_decisions(decisions)
     say(f"report {report}")
 
 

@@ -17,6 +17,7 @@ from finetune.config import Config, TrackingMode
 from finetune.console import say, table, warn
 from finetune.data.decoding import to_unit_range
 from finetune.errors import CheckError, InputError
+from finetune.evaluation.decisions import Decisions
 from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.memory import keep_freed_memory
@@ -27,7 +28,7 @@ from finetune.specs import InputSpec, LabelKind, LabelSpec
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
 
 __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
-           "names_of", "open_tracker", "picture_for_report", "print_result",
+           "names_of", "open_tracker", "picture_for_report", "print_decisions", "print_result",
            "refuse_several_processes", "set_up_process", "start_run", "track_mistakes",
            "with_whole_paths", "write_batch_figures"]
 
@@ -201,7 +202,9 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
         values = metrics[part]
         shown = [k for k in ("accuracy", "balanced_accuracy", "macro_f1", "average_precision",
                              "roc_auc", "log_loss", "ece") if values.get(k) is not None]
-        say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}" for k in shown))
+        entries = metrics.get("intervals", {}).get(part, {})
+        say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}{_between(entries.get(k))}"
+                                    for k in shown))
     last = "test" if "test" in metrics else "val"
     if not has_test:
         say("There is no test part: these are validation numbers, also used for selection.")
@@ -209,6 +212,27 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
     table(f"{last} per class", ["class", *columns], [
         [name, *[_number(row.get(c)) for c in columns]]
         for name, row in measured_by_class(metrics[last]).items()])
+
+
+def print_decisions(decisions: Decisions | None) -> None:
+    """What was fitted on validation pictures, and what was refused and why."""
+    if decisions is None:
+        return
+    calibration = decisions.calibration
+    if calibration.kept:
+        kind = calibration.kind.replace("_", " ")
+        at = "" if calibration.temperature is None else f" {calibration.temperature:.3g}"
+        say(f"calibrated by {kind}{at}: {calibration.reason}")
+    for reason in decisions.reasons:
+        if reason != calibration.reason or not calibration.kept:
+            say(reason)
+
+
+def _between(entry: Mapping[str, Any] | None) -> str:
+    """An interval in brackets; with ≈ where too little is known for it."""
+    if not entry or entry["low"] is None:
+        return ""
+    return f" ({entry['low']:.3f} to {entry['high']:.3f}{'' if entry['reliable'] else ' ≈'})"
 
 
 def _number(value: Any) -> Any:

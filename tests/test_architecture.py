@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "files", "specs"},
     {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition", "rehearsal"},
-    {"training", "evaluation", "run_directory"},
+    {"training", "evaluation", "run_directory", "likeness", "looks"},
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
@@ -29,8 +29,8 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
-                "fastest", "fitting", "frozen", "dividing", "results", "folds", "random_split",
-                "launch"}
+                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
+                "random_split", "launch", "looks"}
 
 
 def unit(path):

@@ -11,7 +11,16 @@ from torch import nn
 
 from finetune import fastest
 from finetune.assembly import cache_folder
-from finetune.config import Config, MemoryFormat, ModelConfig, Precision, TrainingConfig
+from finetune.config import (
+    Config,
+    FreezingConfig,
+    FreezingPolicy,
+    HeadFitting,
+    MemoryFormat,
+    ModelConfig,
+    Precision,
+    TrainingConfig,
+)
 from finetune.errors import FinetuneError
 from finetune.fastest import settle_arithmetic
 from finetune.specs import Dtype, InputSpec, Resize
@@ -87,17 +96,19 @@ SPEC = InputSpec((64, 64), 3, ("r", "g", "b"), Dtype.uint8, (0.0, 255.0), (0.5,)
                  "bilinear", Resize.squash)
 
 
-def settled(monkeypatch, *, pictures=100_000, times=None, **training):
+def settled(monkeypatch, *, pictures=100_000, times=None, freezing=None, kinds=None, **training):
     asked, said = [], []
+    kinds = [] if kinds is None else kinds
 
-    def measure(model, images, among, rounds=3):
+    def measure(model, images, among, rounds=3, trains=True):
         asked.append((list(among), len(images)))
+        kinds.append(trains)
         given = times or {"bf16 channels_last": 0.1}
         return {a: given.get(f"{a.precision} {a.memory_format}", 0.2) for a in among}
 
     monkeypatch.setattr(fastest, "measure_arithmetic", measure)
     config = Config(model=ModelConfig(name="mobilenetv3_small_050"),
-                    training=TrainingConfig(**training))
+                    freezing=freezing or FreezingConfig(), training=TrainingConfig(**training))
     chosen = settle_arithmetic(config, network(), SPEC, pictures=pictures, device=CPU,
                                say=said.append).training
     return (chosen.precision, chosen.memory_format), asked, said
@@ -111,6 +122,27 @@ def test_the_fastest_is_taken_said_and_remembered(monkeypatch):
     assert again == chosen and not asked and "measured before" in said[0]
     other, asked, _ = settled(monkeypatch, memory_format=MemoryFormat.contiguous)
     assert other[1] is MemoryFormat.contiguous and asked
+
+
+def test_a_network_that_is_only_read_is_measured_reading(monkeypatch):
+    kinds: list[bool] = []
+    settled(monkeypatch, kinds=kinds)
+    assert set(kinds) == {True}
+    kinds.clear()
+    _, asked, said = settled(monkeypatch, kinds=kinds, epochs=1, head_fit=HeadFitting.exact,
+                             freezing=FreezingConfig(policy=FreezingPolicy.head_only))
+    assert set(kinds) == {False} and asked and "measured before" not in said[0]
+
+
+def test_reading_is_measured_without_gradients():
+    model, seen = network(), []
+    model.register_forward_hook(lambda module, given, out: seen.append(
+        (module.training, out.requires_grad)))
+    measure_arithmetic(model, images(), ALL[:1], rounds=1, trains=False)
+    assert set(seen) == {(False, False)}
+    seen.clear()
+    measure_arithmetic(model, images(), ALL[:1], rounds=1)
+    assert set(seen) == {(True, True)}
 
 
 def test_float32_gives_way_only_to_what_is_clearly_faster(monkeypatch):

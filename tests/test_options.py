@@ -128,6 +128,11 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "tracking.pictures": ([], ["tracking.pictures=true"], {"tracking"}),
 }
 ELSEWHERE = {  # seen best where they act
+    **dict.fromkeys((f"decisions.{key}" for key in (
+        "calibration", "sensitivity", "specificity", "precision", "costs", "set_level",
+        "set_method", "sets_by_class", "sets_randomised", "answered_accuracy", "guarantee")),
+        "test_results.py"),
+    "data.near_duplicates": "test_likeness.py",
     "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
     "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",

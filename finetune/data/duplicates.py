@@ -1,6 +1,6 @@
 """Identical pictures, and groups, across the parts of a split that somebody else made."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -41,10 +41,12 @@ def group_members(samples: Samples) -> dict[str, list[int]]:
 
 
 def check_given(samples: Samples, given: Names, duplicates: Sequence[Sequence[int]],
-                policy: DuplicatePolicy, waiver: str | None) -> tuple[Names | None, list[str]]:
+                policy: DuplicatePolicy, waiver: str | None,
+                near: Sequence[Sequence[int]] = ()) -> tuple[Names | None, list[str]]:
     """A given split after the policy, or None when a new one has to be made; and what was done.
 
-    Pictures of the part "" are out of the game.
+    Pictures of the part "" are out of the game. ``near`` are sets of copies that were changed a
+    little; the policy treats them as identical ones.
 
     Raises:
         DataError: Something is in two parts and the policy is to refuse.
@@ -54,16 +56,20 @@ def check_given(samples: Samples, given: Names, duplicates: Sequence[Sequence[in
         raise ConfigurationError('data.duplicates=allow needs data.waiver="REASON", which the '
                                  "report prints")
     copies = [g for g in duplicates if len(_parts(given, g)) > 1]
+    alike = [g for g in near if len(_parts(given, g)) > 1]
     members = group_members(samples)
     groups = {name: m for name, m in members.items() if len(_parts(given, m)) > 1}
-    if not copies and not groups:
+    if not copies and not alike and not groups:
         return given, []
-    short = _summary(given, copies, groups, len(duplicates), len(members))
-    dropped = _drop(given, [*copies, *groups.values()])
+    short = _summary(given, {
+        f"{len(copies)} of {len(duplicates)} sets of identical pictures": copies,
+        f"{len(alike)} of {len(near)} sets of copies that were changed a little": alike,
+        f"{len(groups)} of {len(members)} groups (patients, regions)": groups.values()})
+    dropped = _drop(given, [*copies, *alike, *groups.values()])
     lost = (dropped == "") & (given != "")
     if policy is DuplicatePolicy.refuse:
         raise DataError("\n".join([f"In the given split, {short}.",
-                                   *_details(samples, given, copies, groups),
+                                   *_details(samples, given, [*copies, *alike], groups),
                                    _WAYS_OUT.format(_losses(given, lost))]),
                         ways_out=("data.duplicates=drop_from_train", "data.duplicates=regroup",
                                   "data.duplicates=allow\ndata.waiver=REASON"))
@@ -85,16 +91,9 @@ def _parts(given: Names, members: Sequence[int]) -> set[str]:
     return {str(given[i]) for i in members} - {""}
 
 
-def _summary(given: Names, copies: list[Sequence[int]], groups: dict[str, list[int]],
-             sets: int, total: int) -> str:
-    found = []
-    if copies:
-        found.append(f"{len(copies)} of {sets} sets of identical pictures lie across "
-                     f"{_which(given, copies)}")
-    if groups:
-        found.append(f"{len(groups)} of {total} groups (patients, regions) lie across "
-                     f"{_which(given, groups.values())}")
-    return " and ".join(found)
+def _summary(given: Names, torn: Mapping[str, Collection[Sequence[int]]]) -> str:
+    return " and ".join(f"{told} lie across {_which(given, sets)}"
+                        for told, sets in torn.items() if sets)
 
 
 def _which(given: Names, sets: Iterable[Sequence[int]]) -> str:

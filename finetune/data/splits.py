@@ -74,7 +74,8 @@ class Split:
 def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, val_fraction: float,
                   test_fraction: float, duplicates: Sequence[Sequence[int]] = (),
                   policy: DuplicatePolicy = DuplicatePolicy.refuse, waiver: str | None = None,
-                  dependence: Dependence | None = None) -> Split:
+                  dependence: Dependence | None = None,
+                  near: Sequence[Sequence[int]] = ()) -> Split:
     """Divide pictures; a function of names, labels, groups and seed, not of their order.
 
     Args:
@@ -87,6 +88,7 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
         duplicates: Indices of identical pictures.
         policy: What identical pictures, or groups, across given parts do.
         waiver: The reason for allowing them.
+        near: Indices of pictures that are copies of each other, changed a little.
         dependence: What ``spatial``, ``time``, ``site`` and ``kfold`` are made from.
 
     Raises:
@@ -94,24 +96,26 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
         ConfigurationError: The method needs what the data don't have.
     """
     chosen = _choose(samples, method, dependence)
-    warnings = [*_duplicate_warnings(samples, duplicates), *_group_warnings(samples, chosen)]
+    warnings = [*_duplicate_warnings(samples, duplicates), *_near_warnings(samples, near),
+                *_group_warnings(samples, chosen)]
+    alike = [*duplicates, *near]
     if chosen is not SplitMethod.provided:
-        division = _division(samples, chosen, seed, val_fraction, test_fraction, duplicates)
+        division = _division(samples, chosen, seed, val_fraction, test_fraction, alike)
         names, told = _divide(samples, chosen, division, dependence)
         if chosen in _BY_DEPENDENCE and samples.given_split is not None:
             told.append(f"data.split={chosen}: the data's own split is not used")
         return Split(names, chosen.value, [*warnings, *told, *_gaps(samples, names)])
     assert samples.given_split is not None
     given = np.array(samples.given_split, dtype="<U5")
-    repaired, repairs = check_given(samples, given, duplicates, policy, waiver)
+    repaired, repairs = check_given(samples, given, duplicates, policy, waiver, near)
     if repaired is None:
         own = SplitMethod.group if samples.groups is not None else SplitMethod.stratified
         names, _ = _divide(samples, own, _division(
             samples, own, seed, val_fraction, test_fraction if (given == "test").any() else 0.0,
-            duplicates), None)
+            alike), None)
         return Split(names, own.value, [*warnings, *_gaps(samples, names)], repairs)
     names = _complete(samples, repaired, _division(samples, chosen, seed, val_fraction, 0.0,
-                                                   duplicates))
+                                                   alike))
     warnings += _gaps(samples, names)
     if not (names == "test").any():
         warnings.append("there is no test part: results are validation, also used for selection")
@@ -149,6 +153,20 @@ def _duplicate_warnings(samples: Samples, duplicates: Sequence[Sequence[int]]) -
     if conflicts:
         first = [" = ".join(samples.ids[i] for i in group) for group in conflicts]
         found.append(f"{len(conflicts)} sets of identical pictures have conflicting labels: "
+                     f"{first_of(first, count=3)}")
+    return found
+
+
+def _near_warnings(samples: Samples, near: Sequence[Sequence[int]]) -> list[str]:
+    if not near:
+        return []
+    found = [f"{sum(map(len, near))} pictures are in {len(near)} sets of which some are copies of "
+             "others, changed a little (size, coding, flips, quarter turns, brightness, borders); "
+             "each set is kept in one part wherever the split is made here"]
+    conflicts = conflicting_labels(samples, near)
+    if conflicts:
+        first = [" = ".join(samples.ids[i] for i in group[:3]) for group in conflicts]
+        found.append(f"{len(conflicts)} of these sets have conflicting labels: "
                      f"{first_of(first, count=3)}")
     return found
 

@@ -4,7 +4,7 @@ matplotlib is loaded with the first figure, not with this module: training needs
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["STYLE", "Axis", "draw_classes", "draw_counts", "draw_history", "draw_matrix",
-           "metric_titles"]
+           "draw_reliability", "metric_titles"]
 
 METRIC_TITLES = {
     "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1",
@@ -273,3 +273,28 @@ def _thinned(curve: Curve, points: int) -> tuple[np.ndarray, np.ndarray]:
         return curve.x, curve.y
     kept = np.linspace(0, len(curve.x) - 1, points).round().astype(int)
     return curve.x[kept], curve.y[kept]
+
+
+def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> "Figure":
+    """How often answers are right, by the probability with which they are given.
+
+    Args:
+        bins: For each kind of answers: ``confidence`` (mean), ``accuracy`` and ``interval`` of
+            each bin.
+        title: Above.
+    """
+    figure = _figure(5.2, 5.2)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--")
+    for (name, rows), colour in zip(bins.items(), COLOURS, strict=False):
+        shown = [row for row in rows if row["accuracy"] is not None]
+        x, y = [r["confidence"] for r in shown], [r["accuracy"] for r in shown]
+        bars = [[max(0.0, v - r["interval"][0]) for r, v in zip(shown, y, strict=True)],
+                [max(0.0, r["interval"][1] - v) for r, v in zip(shown, y, strict=True)]]
+        axes.errorbar(x, y, yerr=bars, color=colour, marker="o", markersize=4, linewidth=1.5,
+                      elinewidth=1, capsize=2, label=name)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="probability of the likeliest class",
+             ylabel="share that is right", title=title)
+    if len(bins) > 1:
+        axes.legend(loc="upper left")
+    return figure

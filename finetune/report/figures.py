@@ -25,6 +25,7 @@ from finetune.report.drawing import (
     draw_counts,
     draw_history,
     draw_matrix,
+    draw_reliability,
 )
 from finetune.report.fonts import drawable
 from finetune.run_directory import RunDirectory
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "reported_part", "write_figures"]
 
-FIGURES = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall")
+FIGURES = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall",
+           "reliability")
 REHEARSAL = "REHEARSAL on generated pictures"
 PARTS = {"test": "test pictures", "val": "validation pictures, also used for selection"}
 
@@ -67,6 +69,8 @@ def write_figures(folder: Path) -> list[str]:
     with _style(families):
         _write_matrices(folder / "figures", predictions, labels, seen)
         _write_classes(folder / "figures", predictions, labels, seen)
+        if part == "test":
+            _write_reliability(run, seen)
     return told
 
 
@@ -174,6 +178,23 @@ def _write_classes(folder: Path, predictions: Predictions, labels: Sequence[str]
         "precision (positive predictive value)"), diagonal=False),
         folder / "precision_recall")
     _save_curves(folder / "precision_recall.csv", precision, "recall", "precision")
+
+
+def _write_reliability(run: RunDirectory, part: str) -> None:
+    """Of the likeliest class, as the network answers and, where that was kept, calibrated."""
+    found = run.metrics if (run.path / "metrics.json").exists() else {}
+    calibration = found.get("decisions", {}).get("calibration", {})
+    kinds = {"as answered": "before"} | ({"calibrated": "after"} if calibration.get("kept") else {})
+    bins = {name: calibration.get(kind, {}).get("reliability", {}).get("top_label", [])
+            for name, kind in kinds.items()}
+    if not any(bins.values()):
+        return
+    stem = run.path / "figures" / "reliability"
+    _save(draw_reliability(bins, title=f"Reliability of the likeliest class\n{part}"), stem)
+    columns = ("low", "high", "confidence", "accuracy", "count")
+    _save_table(stem.with_suffix(".csv"), ["answers", *columns, "interval_low", "interval_high"],
+                [[name, *(row[c] for c in columns), *row["interval"]]
+                 for name, rows in bins.items() for row in rows])
 
 
 def _save_curves(path: Path, curves: Sequence[Curve], x: str, y: str) -> None:

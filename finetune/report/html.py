@@ -5,7 +5,6 @@ import io
 import re
 import shlex
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
 from finetune.report.drawing import metric_titles
 from finetune.report.figures import FIGURES, reported_part
+from finetune.looks import count_looks
 from finetune.report.mistakes import find_confusions, find_mistakes
 from finetune.run_directory import RunDirectory
 
@@ -33,7 +33,9 @@ COLUMNS = {"precision": "precision", "npv": "NPV", "recall": "recall",
            "average_precision": "average precision", "support": "pictures"}
 SPLITS = {"provided": "as the data's own split has it",
           "stratified": "every part with the same mix of classes",
-          "group": "no group in two parts"}
+          "group": "no group in two parts", "spatial": "whole blocks of the map in one part",
+          "time": "train is oldest, test newest", "site": "test is one site",
+          "kfold": "one fold of a cross-validation is test"}
 SIDE_BY_SIDE = 12  # classes up to which two matrices stand beside each other
 PARTS = ("train", "val", "test")
 
@@ -60,7 +62,9 @@ def write_report(folder: Path, read_picture: ReadPicture | None = None) -> Path:
         name=folder.resolve().name, run=shlex.quote(str(folder)), environment=environment,
         part=part, values=values, metrics=metrics, history=run.history,
         settings=_settings(folder), titles=titles, splits=SPLITS, parts=_parts(environment),
-        headline={titles[key]: values[key] for key in HEADLINE if key in values},
+        headline={key: titles[key] for key in HEADLINE if key in values},
+        intervals=_intervals(metrics, part), unreliable=_unreliable(_intervals(metrics, part)),
+        decisions=metrics.get("decisions", {}), looks=count_looks(run) if part == "test" else 0,
         per_class=measured_by_class(values), per_group=measured_by_class(values.get("groups", {})),
         columns=_columns(values), single=single, absent=_absent(values),
         depths=_depths(environment, run.history), figures=_figures(folder),
@@ -69,13 +73,13 @@ def write_report(folder: Path, read_picture: ReadPicture | None = None) -> Path:
 
 
 def _template() -> jinja2.Template:
-    source = (files("finetune.report") / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.ChainableUndefined)
+                                     undefined=jinja2.ChainableUndefined,
+                                     loader=jinja2.PackageLoader("finetune", "report"))
     environment.filters["number"] = _number
     environment.filters["spans"] = _spans
     environment.filters["breakable"] = _breakable
-    return environment.from_string(source)
+    return environment.get_template("report.html.jinja")
 
 
 def _optional(run: RunDirectory, name: str) -> dict[str, Any]:
@@ -128,6 +132,20 @@ def _columns(values: dict[str, Any]) -> dict[str, str]:
     """The columns of a table by class; with many classes each, the negative value says nothing."""
     few = "balanced_accuracy" not in values or len(values["per_class"]) == 2
     return {key: title for key, title in COLUMNS.items() if few or key != "npv"}
+
+
+def _intervals(metrics: dict[str, Any], part: str | None) -> dict[str, Any]:
+    """Those of the reported part; a run of an earlier version has none."""
+    found: dict[str, Any] = metrics.get("intervals", {}).get(part, {})
+    return found
+
+
+def _unreliable(intervals: dict[str, Any]) -> list[str]:
+    """Why headline intervals aren't to be relied on."""
+    entries = [intervals[key] for key in HEADLINE if key in intervals]
+    reasons = [reason for entry in entries if not entry["reliable"]
+               for reason in (entry["why"] or "").split("; ")]
+    return list(dict.fromkeys(filter(None, reasons)))[:3]
 
 
 def _absent(values: dict[str, Any]) -> list[str]:

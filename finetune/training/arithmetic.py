@@ -116,8 +116,10 @@ def candidates(model: nn.Module, device: torch.device, *, precision: str = "auto
 
 
 def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithmetic], *,
-                       rounds: int = 3) -> dict[Arithmetic, float]:
+                       rounds: int = 3, trains: bool = True) -> dict[Arithmetic, float]:
     """Seconds of a training step (forward and backward) in each arithmetic, the least of rounds.
+
+    Of a forward pass in eval mode where the network isn't trained but read.
 
     Infinite for one that the device's memory is too small for.
 
@@ -129,10 +131,11 @@ def measure_arithmetic(model: nn.Module, images: Tensor, among: Iterable[Arithme
         images: (B, C, H, W) there, normalised.
         among: What to compare.
         rounds: Timed ones; another one before warms up.
+        trains: Whether steps of training are measured.
     """
     times: dict[Arithmetic, list[float]] = {each: [] for each in among}
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
-        own = copy.deepcopy(model).train()
+        own = copy.deepcopy(model).train(trains)
         for _ in range(rounds + 1):
             for each, seconds in times.items():
                 seconds.append(_time_step(each.apply(own), each, images))
@@ -143,9 +146,10 @@ def _time_step(model: nn.Module, arithmetic: Arithmetic, images: Tensor) -> floa
     _wait(images.device)
     started = time.perf_counter()
     try:
-        with arithmetic.autocast(images.device)():
+        with torch.set_grad_enabled(model.training), arithmetic.autocast(images.device)():
             logits = model(arithmetic.lay_out(images))
-        logits.float().logsumexp(1).sum().backward()
+        if model.training:
+            logits.float().logsumexp(1).sum().backward()
         _wait(images.device)
     except torch.OutOfMemoryError:
         return math.inf
