@@ -99,7 +99,8 @@ def _compare(measure: Callable[[list[Arithmetic]], Times], among: list[Arithmeti
     types = [a for a in among if a.memory_format == layout and a not in times]
     times = times | (measure(types) if types else {})
     precision = _fastest(times, among[0]).precision
-    others = [a for a in among if a.precision == precision and a not in times]
+    any_left = math.isinf(min(times.values()))  # none fits the memory in this layout
+    others = [a for a in among if (any_left or a.precision == precision) and a not in times]
     times |= measure(others) if others else {}
     close = [a for a, seconds in times.items() if seconds <= CLOSE * min(times.values())]
     again = measure(close) if len(close) > 1 else {}

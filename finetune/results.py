@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from finetune.config import ClassWeights, Config, DecisionsConfig, Sampling
+from finetune.errors import ConfigurationError, first_of
 from finetune.evaluation.decision_measures import measure_decisions
 from finetune.evaluation.decisions import (
     Decisions,
@@ -18,8 +19,23 @@ from finetune.evaluation.decisions import (
 from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
+from finetune.specs import LabelKind, LabelSpec
 
-__all__ = ["decide", "for_selection", "measure_answers"]
+__all__ = ["check_wishes", "decide", "for_selection", "measure_answers"]
+
+
+def check_wishes(config: Config, labels: LabelSpec) -> None:
+    """Raise, before anything is trained, when the cost matrix is of other classes.
+
+    Raises:
+        ConfigurationError: It is; or a picture may have several classes.
+    """
+    width = len(config.decisions.costs)
+    if width and (labels.kind is LabelKind.multi or width != len(labels.class_names)):
+        raise ConfigurationError(
+            f"decisions.costs has {width} rows; these labels need one for each of "
+            f"{len(labels.class_names)} classes ({first_of(list(labels.class_names))}), and "
+            f"exactly one class a picture (here: {labels.kind.value})")
 
 
 def for_selection(config: Config, val: Predictions) -> Predictions:

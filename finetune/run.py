@@ -53,7 +53,7 @@ from finetune.method import (
 from finetune.models.freezing import frozen_hash
 from finetune.report.figures import write_figures
 from finetune.report.html import write_report
-from finetune.results import decide, for_selection, measure_answers
+from finetune.results import check_wishes, decide, for_selection, measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.selection import best_epoch, is_exhausted, patience_epochs
 from finetune.specs import InputSpec
@@ -100,6 +100,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         refuse_other_data(data, before)
         spec_labels = data.samples.label_spec
         metric = select_metric(config, spec_labels)
+        check_wishes(config, spec_labels)
 
         # Model: the same weights for the same seed, whatever was drawn before.
         torch.manual_seed(config.seed)

@@ -87,6 +87,9 @@ def typed_value(key: str, value: Any) -> Any:
     """
     if key == "optimizer.stage_lrs" and isinstance(value, Mapping):
         value = {str(stage): rate for stage, rate in value.items()}
+    if key == "decisions.costs" and isinstance(value, list):  # whole numbers are numbers
+        value = [[float(cost) if type(cost) is int else cost for cost in row]
+                 if isinstance(row, list) else row for row in value]
     tree = OmegaConf.structured(Config)
     OmegaConf.update(tree, key, value)
     config = OmegaConf.to_object(tree)

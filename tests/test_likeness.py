@@ -39,7 +39,7 @@ def assembled(folder, *words):
 
 def test_a_given_split_with_changed_copies_is_refused(folder):
     with pytest.raises(DataError, match="2 of 2 sets of copies that were changed a little lie "
-                                        "across test and train") as caught:
+                                        "across train and test") as caught:
         assembled(folder)
     assert "mirrored.png (test)" in str(caught.value)
     assert "data.duplicates=drop_from_train" in str(caught.value)

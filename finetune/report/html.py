@@ -18,9 +18,9 @@ from finetune.errors import DataError
 from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_text
-from finetune.report.drawing import metric_titles
-from finetune.report.figures import FIGURES, reported_part
 from finetune.looks import count_looks
+from finetune.report.drawing import metric_titles
+from finetune.report.figures import FIGURES, OF_DECISIONS, reported_part
 from finetune.report.mistakes import find_confusions, find_mistakes
 from finetune.run_directory import RunDirectory
 
@@ -169,7 +169,7 @@ def _depths(environment: dict[str, Any], history: list[dict[str, Any]]) -> list[
 
 def _figures(folder: Path) -> dict[str, str]:
     """Data URIs of the figures that exist."""
-    paths = {name: folder / "figures" / f"{name}.svg" for name in FIGURES}
+    paths = {name: folder / "figures" / f"{name}.svg" for name in (*FIGURES, *OF_DECISIONS)}
     found = {name: _uri(path.read_bytes(), "image/svg+xml")
              for name, path in paths.items() if path.exists()}
     for name in ("batch_train", "batch_val"):
