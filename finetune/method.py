@@ -44,7 +44,7 @@ from finetune.models.freezing import (
 from finetune.models.parameters import ParameterGroup, split_parameter_groups
 from finetune.models.prefix import folded_copy
 from finetune.names import check_optimizer_name
-from finetune.specs import Decoding, InputSpec, LabelKind, LabelSpec
+from finetune.specs import Decoding, InputSpec, LabelSpec
 from finetune.training.arithmetic import Arithmetic
 from finetune.training.loop import LoopState, TrainingSettings
 from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
@@ -291,7 +291,7 @@ def select_metric(config: Config, labels: LabelSpec) -> str:
     Raises:
         ConfigurationError: It is none that these labels have.
     """
-    default = ("balanced_accuracy" if labels.kind is LabelKind.single else "average_precision")
+    default = ("balanced_accuracy" if labels.is_exclusive else "average_precision")
     name = config.training.select_metric or default
     check_select_metric(name)
     known = compute_metrics(_no_answers(labels))
@@ -305,7 +305,7 @@ def select_metric(config: Config, labels: LabelSpec) -> str:
 def _no_answers(labels: LabelSpec) -> Predictions:
     """Predictions of one picture, to see which metrics such labels have."""
     width = labels.output_width
-    truth = (np.zeros(1, dtype=np.int64) if labels.kind is LabelKind.single
+    truth = (np.zeros(1, dtype=np.int64) if labels.is_exclusive
              else np.zeros((1, width), dtype=np.float32))
     return Predictions(["none"], truth, np.zeros((1, width), dtype=np.float32), labels)
 

@@ -23,7 +23,7 @@ from finetune.memory import keep_freed_memory
 from finetune.report.mistakes import find_mistakes
 from finetune.report.sheet import write_sheet
 from finetune.run_directory import RunDirectory
-from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.specs import InputSpec, LabelSpec
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
 
 __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
@@ -190,7 +190,7 @@ def write_batch_figures(run: RunDirectory, loaders: Mapping[str, DataLoader[Any]
 
 
 def _title(target: Tensor, labels: LabelSpec) -> str:
-    if labels.kind is LabelKind.single:
+    if labels.is_exclusive:
         return labels.class_names[int(target)]
     return ", ".join(n for n, y in zip(labels.class_names, target, strict=True) if y == 1) or "none"
 

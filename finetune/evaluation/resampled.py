@@ -25,7 +25,6 @@ from finetune.evaluation.entries import (
     rarest,
     undefined,
 )
-from finetune.specs import LabelKind
 
 __all__ = ["Losses", "resampled_entries"]
 
@@ -106,7 +105,7 @@ def _heaviest(answers: Answers, statistic: Statistic, losses: Losses,
     found, wrong = {}, _wrong(answers)
     of = np.arange(len(wrong)) if answers.clusters is None else answers.clusters
     if len(np.unique(of[wrong])) < FEW_ERRORS:
-        exclusive = answers.spec.kind is LabelKind.single
+        exclusive = answers.spec.is_exclusive
         found = {name: weight * _pictures_per_cluster(answers)
                  for name, weight in heaviest_error(total, statistic, exclusive=exclusive).items()}
     for name, (values, counts) in losses.items():

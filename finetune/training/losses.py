@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.specs import LabelKind, LabelSpec
+from finetune.specs import LabelSpec
 
 __all__ = ["ContrastiveLoss", "MaskedBinaryCrossEntropy", "build_loss", "build_mix",
            "class_weights", "nt_xent"]
@@ -78,7 +78,7 @@ def class_weights(labels: np.ndarray, spec: LabelSpec) -> Tensor:
     One class each: ``n / (K * n_k)``, scikit-learn's ``balanced``. Multi-label: known negatives by
     positives of each class.
     """
-    if spec.kind is LabelKind.single:
+    if spec.is_exclusive:
         counts = np.bincount(labels, minlength=spec.output_width).clip(min=1)
         return torch.tensor(len(labels) / (spec.output_width * counts), dtype=torch.float32)
     positives = (labels == 1).sum(axis=0).clip(min=1)
@@ -88,7 +88,7 @@ def class_weights(labels: np.ndarray, spec: LabelSpec) -> Tensor:
 def build_loss(spec: LabelSpec, *, smoothing: float = 0.0,
                weights: Tensor | None = None) -> nn.Module:
     """Cross-entropy for one class each, masked binary cross-entropy for multi-label."""
-    if spec.kind is LabelKind.single:
+    if spec.is_exclusive:
         return nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
     return MaskedBinaryCrossEntropy(smoothing=smoothing, weights=weights)
 
