@@ -199,8 +199,9 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
     """The headline of each part and the last one's table per class; undefined is empty."""
     for part in [p for p in ("val", "test") if p in metrics]:
         values = metrics[part]
-        shown = [k for k in ("accuracy", "balanced_accuracy", "macro_f1", "average_precision",
-                             "roc_auc", "log_loss", "ece") if values.get(k) is not None]
+        shown = [k for k in ("accuracy", "balanced_accuracy", "quadratic_kappa",
+                             "mean_absolute_error", "macro_f1", "average_precision", "roc_auc",
+                             "log_loss", "ece") if values.get(k) is not None]
         say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}" for k in shown))
     last = "test" if "test" in metrics else "val"
     if not has_test:

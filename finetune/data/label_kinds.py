@@ -26,15 +26,16 @@ def with_label_kind(samples: Samples, kind: LabelKind | None, order: str | None)
     found = samples.label_spec
     if kind is not LabelKind.ordinal:
         if kind not in (None, found.kind):
-            raise DataError(f"data.label_kind={kind}, but the labels are {found.kind}: {_has(found)}"
-                            "; leave it unset, or name other columns with data.label_column=")
+            raise DataError(f"data.label_kind={kind}, but the labels are {found.kind}: "
+                            f"{_has(found)}; leave it unset, or name other columns with "
+                            "data.label_column=")
         return samples
     if not found.is_exclusive:
         raise DataError(f"data.label_kind=ordinal needs one class for each picture; {_has(found)}")
     names = _numbers(found.class_names) if order is None else _listed(order, found.class_names)
     if len(names) < 3:
-        raise DataError(f"data.label_kind=ordinal needs three or more classes; there are {names[0]} "
-                        f"and {names[1]}, which is data.label_kind=single")
+        raise DataError("data.label_kind=ordinal needs three or more classes; there are "
+                        f"{names[0]} and {names[1]}, which is data.label_kind=single")
     place = {name: rank for rank, name in enumerate(names)}
     ranks = np.array([place[name] for name in found.class_names])
     return replace(samples, labels=ranks[samples.labels].astype(np.int64),
@@ -72,6 +73,6 @@ def _listed(order: str, names: tuple[str, ...]) -> list[str]:
     wrong = [f"{what} {first_of(which)}" for what, which in (
         ("no picture has", unknown), ("missing is", lacking), ("named twice is", twice)) if which]
     if wrong:
-        raise DataError(f"data.class_order={order}: {'; '.join(wrong)}; expected every class of the "
-                        f"data once, from the lowest up: {','.join(names)}")
+        raise DataError(f"data.class_order={order}: {'; '.join(wrong)}; expected every class of "
+                        f"the data once, from the lowest up: {','.join(names)}")
     return listed

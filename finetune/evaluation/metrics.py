@@ -12,6 +12,7 @@ from finetune.errors import CheckError, DataError, first_of
 from finetune.evaluation.class_report import class_report
 from finetune.evaluation.per_class import confusion_counts, describe_class
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.ranks import rank_agreement
 from finetune.evaluation.selection import SELECT_METRICS, higher_is_better, select_value
 from finetune.specs import LabelKind, LabelSpec
 
@@ -95,6 +96,7 @@ def _single_label(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec
     result = {
         "count": len(labels),
         **_agreement(labels, predicted, matrix),
+        **(rank_agreement(matrix) if spec.is_ordinal else {}),
         **_probabilistic(labels, truth, probabilities),
         **_areas(per_class, need_all=True),
         "per_class": per_class,

@@ -117,8 +117,8 @@ def keep_class_rows(tensors: Mapping[str, Tensor], model: nn.Module, *, old: Seq
 
     Rows of classes in ``old`` are taken from ``tensors``, the others from ``model``, which has a
     row for each of ``new``. Where both are the same and everything fits, the classifier is taken
-    whole: one for ordered classes has no rows. A classifier that doesn't fit otherwise, or shares no class, is left
-    out whole, and no class name is returned.
+    whole: one for ordered classes has no rows. A classifier that doesn't fit otherwise, or shares
+    no class, is left out whole, and no class name is returned.
 
     Args:
         tensors: State dict of an earlier run of the same kind of network; not changed.

@@ -96,7 +96,8 @@ def make_ordinal(model: nn.Module, link: OrdinalLink, classes: int) -> None:
         raise ConfigurationError(
             "data.label_kind=ordinal needs one linear classifier behind get_classifier(); "
             f"{type(model).__name__} has "
-            f"{', '.join(f'{n} ({type(m).__name__})' for n, m in modules.items())}: another network")
+            + ", ".join(f"{n} ({type(m).__name__})" for n, m in modules.items())
+            + ": another network")
     made = (CumulativeLink(classes) if link is OrdinalLink.cumulative_link
             else ContinuationRatio())
     parent, _, attribute = name.rpartition(".")
