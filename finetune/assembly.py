@@ -17,7 +17,7 @@ from finetune.data.splits import Split
 from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, first_of
 from finetune.likeness import Likeness, find_likeness, likeness_warnings
-from finetune.specs import Dtype, InputSpec
+from finetune.specs import Dtype, InputSpec, LabelKind, OrdinalLink
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +96,8 @@ def assemble_data(config: Config, root: str, *,
         path_column=data.path_column, label_column=data.label_column,
         label_separator=data.label_separator, split_column=data.split_column,
         group_column=data.group_column, group_from=data.group_from,
-        positive_class=data.positive_class, splits_file=splits_file)
+        positive_class=data.positive_class, splits_file=splits_file,
+        label_kind=data.label_kind, class_order=data.class_order)
     warnings = list(samples.warnings)
     if splits_file is not None:
         samples, notes = read_splits_file(samples, splits_file)
@@ -196,12 +197,20 @@ def assemble_model(config: Config, *, class_names: Sequence[str],
     built = build_model(
         model.name, num_classes=len(class_names), in_channels=channels, weights=model.weights,
         head=model.head.value, pooling=model.pooling, drop_rate=model.drop_rate,
-        drop_path_rate=model.drop_path_rate, class_names=list(class_names))
+        drop_path_rate=model.drop_path_rate, class_names=list(class_names),
+        ordinal=ordinal_link(config))
     if config.training.loss is Loss.contrastive:
         add_projection(built[0])
     if config.training.grad_checkpointing:
         _checkpoint_gradients(built[0], model.name)
     return built
+
+
+def ordinal_link(config: Config) -> OrdinalLink | None:
+    """How scores become probabilities of ordered classes; None where classes have no order."""
+    if config.data.label_kind is not LabelKind.ordinal:
+        return None
+    return config.training.ordinal or OrdinalLink.cumulative_link
 
 
 def _checkpoint_gradients(model: "nn.Module", name: str) -> None:

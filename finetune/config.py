@@ -7,7 +7,7 @@ below takes plain values. ``None`` means "not set".
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 
-from finetune.specs import Decoding, Resize
+from finetune.specs import Decoding, LabelKind, OrdinalLink, Resize
 
 __all__ = ["CacheFeatures", "CalibrationKind", "ClassWeights", "Config", "DataConfig",
            "DataFormat", "DecisionsConfig", "Device", "Duplicates", "FreezingConfig",
@@ -140,6 +140,7 @@ class ClassWeights(StrEnum):
 
     none = "none"
     balanced = "balanced"
+    effective_number = "effective_number"
 
 
 class Precision(StrEnum):
@@ -213,6 +214,8 @@ class DataConfig:
     split_column: str | None = "split"  # of the CSV, where there is one; null: ignore it
     group_column: str | None = "group"  # of the CSV, or several: patient,lesion; null: ignore it
     group_from: str | None = None  # regular expression on the path; its groups, or the whole match
+    label_kind: LabelKind | None = None  # unset: single, or multi where there are several labels
+    class_order: str | None = None  # ordinal: mild,moderate,severe; unset: numbers, by their size
     positive_class: str | None = None  # of two classes; unset: the last one
     channels: int | None = None  # 1 up; unset: the pictures' own
     image_size: int | None = None  # pixels, 16 up; unset: the model's own
@@ -321,10 +324,12 @@ class TrainingConfig:
     cache_views: int | None = None  # so many augmented views are cached, 1 up; unset: none
     cache_limit: float = 20.0  # GB that all cached features may take; above 0
     temperature: float = 0.3  # contrastive: of the similarities; above 0, at most 10
-    select_metric: str | None = None  # unset: balanced_accuracy, multi-label: average_precision
+    ordinal: OrdinalLink | None = None  # with data.label_kind=ordinal; unset: cumulative_link
+    select_metric: str | None = None  # unset: by data.label_kind
     patience_fraction: float | None = None  # stop after this share of epochs without gain; 0..1
     label_smoothing: float = 0.0  # 0 up, below 1
     class_weights: ClassWeights = ClassWeights.none
+    logit_adjustment: float = 0.0  # times the log of classes' shares, in training; 0 = off, to 10
     mixup_alpha: float = 0.0  # 0 = off
     cutmix_alpha: float = 0.0  # 0 = off
     accumulation_steps: int = 1  # batches a step, 1 up

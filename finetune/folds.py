@@ -27,7 +27,8 @@ from finetune.run_directory import RunDirectory
 
 __all__ = ["fit_folds", "resume_folds", "train_in", "typed_words"]
 
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc", "log_loss")
+SHOWN = ("accuracy", "balanced_accuracy", "quadratic_kappa", "mean_absolute_error", "macro_f1",
+         "average_precision", "roc_auc", "log_loss")
 
 
 def fit_folds(config: Config, *, overrides: Sequence[str] = ()) -> RunDirectory:

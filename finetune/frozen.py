@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +333,8 @@ class FrozenPart:
             sample_weights=np.tile(drawn / drawn.mean(), views),
             label_smoothing=config.training.label_smoothing, seed=config.seed,
             strengths=self._strengths())
+        if self.method.adjustment is not None:  # the intercept is free: it takes up what is added
+            fit = replace(fit, bias=fit.bias - self.method.adjustment.cpu())
         load_head(classifier, fit)
         self.say(f"classifier fitted: {fit.chosen_by}")
         device = self.method.device

@@ -26,7 +26,7 @@ from finetune.config import (
 from finetune.data.loading import PrepareBatch, build_loader
 from finetune.data.packing import PackForm, PackPlan, open_pack, plan_pack
 from finetune.data.prefetching import BATCHES_AHEAD, reading_processes
-from finetune.data.samples import PictureSource
+from finetune.data.samples import PictureSource, Samples
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, FinetuneError
 from finetune.evaluation.metrics import compute_metrics
@@ -47,13 +47,22 @@ from finetune.names import check_optimizer_name
 from finetune.specs import Decoding, InputSpec, LabelKind, LabelSpec
 from finetune.training.arithmetic import Arithmetic
 from finetune.training.loop import LoopState, TrainingSettings
-from finetune.training.losses import ContrastiveLoss, build_loss, build_mix, class_weights
+from finetune.training.losses import (
+    EFFECTIVE_BETA,
+    ContrastiveLoss,
+    build_loss,
+    build_mix,
+    class_weights,
+    log_prior,
+)
 from finetune.training.schedules import Course, ScheduleSettings
 
 __all__ = ["OPEN_BATCH", "Method", "arithmetic", "batch_size", "build_method", "build_optimizer",
            "build_part_loader", "build_plan", "freeze_and_hash", "last_opening", "noise",
            "pack_pictures", "planned_pack", "predict_part", "select_metric", "validate"]
 
+DEFAULT_METRICS = {LabelKind.single: "balanced_accuracy", LabelKind.ordinal: "quadratic_kappa",
+                   LabelKind.multi: "average_precision"}
 OPEN_BATCH = 32  # pictures, where data.batch_size=auto isn't settled or can't be tried out
 Watched = Callable[[Iterable[Any], str], Iterable[Any]]  # batches and where, to the same batches
 
@@ -73,6 +82,7 @@ class Method:
     plan: Callable[[list[dict[str, Any]]], EpochPlan]
     settings: TrainingSettings
     class_weights: Tensor | None
+    adjustment: Tensor | None  # (K,), added to logits in training
     device: torch.device
     lay_out: Callable[[Tensor], Tensor]
     example: Tensor  # (2, C, H, W): noise, to watch a pass with
@@ -110,19 +120,18 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
         layer_decay=optimizer.layer_decay, stage_lrs=optimizer.stage_lrs)
     labels = data.samples.label_spec
     training = config.training
-    weights = (class_weights(data.part("train").labels, labels).to(device)
-               if training.class_weights is ClassWeights.balanced else None)
+    weights, adjustment = _against_imbalance(config, data.part("train"), device)
     return Method(
         model=model, average=_average(model, training.ema_decay),
         loaders=_loaders(config, data, spec, device, source), groups=groups,
         optimizer=build_optimizer(optimizer.name, groups, optimizer.lr, device),
-        criterion=_criterion(config, labels, weights),
+        criterion=_criterion(config, labels, weights, adjustment),
         prepare=_prepare(config, spec, device),
         mix=build_mix(labels, mixup_alpha=training.mixup_alpha,
                       cutmix_alpha=training.cutmix_alpha),
         plan=build_plan(config, model), settings=_settings(config, device),
-        class_weights=weights, device=device, lay_out=arithmetic(config).lay_out,
-        example=noise(spec, 2, device),
+        class_weights=weights, adjustment=adjustment, device=device,
+        lay_out=arithmetic(config).lay_out, example=noise(spec, 2, device),
         ordered=functools.partial(build_part_loader, config, data, spec, device=device,
                                   source=source, in_order=True))
 
@@ -133,9 +142,23 @@ def noise(spec: InputSpec, count: int, device: torch.device) -> Tensor:
     return torch.randn(count, spec.channels, *spec.size, generator=generator).to(device)
 
 
-def _criterion(config: Config, labels: LabelSpec, weights: Tensor | None) -> nn.Module:
+def _against_imbalance(config: Config, samples: Samples,
+                       device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Class weights and what is added to logits, from the training part; None where not asked."""
+    kind, tau = config.training.class_weights, config.training.logit_adjustment
+    labels, spec = np.asarray(samples.labels), samples.label_spec
+    beta = EFFECTIVE_BETA if kind is ClassWeights.effective_number else None
+    weights = None if kind is ClassWeights.none else class_weights(labels, spec, beta=beta)
+    adjustment = tau * log_prior(labels, spec) if tau else None
+    return (None if weights is None else weights.to(device),
+            None if adjustment is None else adjustment.to(device))
+
+
+def _criterion(config: Config, labels: LabelSpec, weights: Tensor | None,
+               adjustment: Tensor | None) -> nn.Module:
     training = config.training
-    loss = build_loss(labels, smoothing=training.label_smoothing, weights=weights)
+    loss = build_loss(labels, smoothing=training.label_smoothing, weights=weights,
+                      adjustment=adjustment)
     if training.loss is Loss.labels:
         return loss
     return ContrastiveLoss(loss, output_width=labels.output_width,
@@ -291,8 +314,7 @@ def select_metric(config: Config, labels: LabelSpec) -> str:
     Raises:
         ConfigurationError: It is none that these labels have.
     """
-    default = ("balanced_accuracy" if labels.kind is LabelKind.single else "average_precision")
-    name = config.training.select_metric or default
+    name = config.training.select_metric or DEFAULT_METRICS[labels.kind]
     check_select_metric(name)
     known = compute_metrics(_no_answers(labels))
     if name not in known:
@@ -305,7 +327,7 @@ def select_metric(config: Config, labels: LabelSpec) -> str:
 def _no_answers(labels: LabelSpec) -> Predictions:
     """Predictions of one picture, to see which metrics such labels have."""
     width = labels.output_width
-    truth = (np.zeros(1, dtype=np.int64) if labels.kind is LabelKind.single
+    truth = (np.zeros(1, dtype=np.int64) if labels.is_exclusive
              else np.zeros((1, width), dtype=np.float32))
     return Predictions(["none"], truth, np.zeros((1, width), dtype=np.float32), labels)
 

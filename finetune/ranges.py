@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune.config import (
     CacheFeatures,
+    ClassWeights,
     Config,
     DataConfig,
     DataFormat,
@@ -14,9 +15,11 @@ from finetune.config import (
     HeadFitting,
     Loss,
     Pack,
+    Sampling,
     SetMethod,
     SplitChoice,
 )
+from finetune.specs import LabelKind
 
 __all__ = ["contradictions", "range_problem"]
 
@@ -58,6 +61,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "decisions.guarantee": (0, False, 1, False),
     "training.patience_fraction": (0, False, 1, True),
     "training.label_smoothing": (0, True, 1, False),
+    "training.logit_adjustment": (0, True, 10, True),
     "training.mixup_alpha": (0, True, 100, True),
     "training.cutmix_alpha": (0, True, 100, True),
     "training.accumulation_steps": (1, True, 100_000, True),
@@ -118,7 +122,8 @@ def contradictions(config: Config) -> list[str]:
         found.append("data.pack=always keeps what augmentation needs; data.transform=none reads "
                      "whole pictures, as evaluation does")
     return (found + _split_problems(config) + _head_problems(config)
-            + _contrastive_problems(config) + _decision_problems(config))
+            + _contrastive_problems(config) + _decision_problems(config)
+            + _ordinal_problems(config) + _imbalance_problems(config))
 
 
 # The keys that belong to one kind of split alone.
@@ -200,6 +205,45 @@ def _decision_problems(config: Config) -> list[str]:
                      "numbers: expected as many in each as there are rows, a row and a column for "
                      "each class")
     return found
+
+
+def _ordinal_problems(config: Config) -> list[str]:
+    """Keys of ordered classes without them, and what their loss doesn't go with."""
+    data, training = config.data, config.training
+    if data.label_kind is not LabelKind.ordinal:
+        return [f"{key}={value} does nothing without data.label_kind=ordinal" for key, value in (
+            ("data.class_order", data.class_order), ("training.ordinal", training.ordinal))
+            if value is not None]
+    ordered = "data.label_kind=ordinal"
+    found = [f"{ordered}: training.{key} blends pictures of distant ranks, whose mixture has no "
+             f"rank: training.{key}=0" for key in ("mixup_alpha", "cutmix_alpha")
+             if getattr(training, key)]
+    if training.head_fit is HeadFitting.exact:
+        found.append(f"{ordered}: training.head_fit=exact fits a logit for each class; ordered "
+                     "thresholds are trained by steps: training.head_fit=sgd")
+    if training.loss is Loss.contrastive:
+        found.append(f"{ordered} doesn't go with training.loss=contrastive, which learns from "
+                     "pairs of views: train features with it first, then start from them with "
+                     "model.weights=RUN")
+    if data.positive_class is not None:
+        found.append(f"{ordered}: data.positive_class is for two classes; leave it out")
+    return found
+
+
+def _imbalance_problems(config: Config) -> list[str]:
+    """More than one correction for rare classes."""
+    data, training = config.data, config.training
+    used = [word for word, is_used in (
+        ("data.sampling=balanced", data.sampling is Sampling.balanced),
+        (f"training.class_weights={training.class_weights}",
+         training.class_weights is not ClassWeights.none),
+        (f"training.logit_adjustment={training.logit_adjustment:g}",
+         training.logit_adjustment > 0)) if is_used]
+    if len(used) < 2:
+        return []
+    return [f"{' and '.join(used)} correct for rare classes more than once: keep one, and turn the "
+            "others off (data.sampling=shuffled, training.class_weights=none, "
+            "training.logit_adjustment=0)"]
 
 
 def _contrastive_problems(config: Config) -> list[str]:

@@ -24,7 +24,7 @@ from finetune.memory import keep_freed_memory
 from finetune.report.mistakes import find_mistakes
 from finetune.report.sheet import write_sheet
 from finetune.run_directory import RunDirectory
-from finetune.specs import InputSpec, LabelKind, LabelSpec
+from finetune.specs import InputSpec, LabelSpec
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
 
 __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker", "flat_scalars",
@@ -191,7 +191,7 @@ def write_batch_figures(run: RunDirectory, loaders: Mapping[str, DataLoader[Any]
 
 
 def _title(target: Tensor, labels: LabelSpec) -> str:
-    if labels.kind is LabelKind.single:
+    if labels.is_exclusive:
         return labels.class_names[int(target)]
     return ", ".join(n for n, y in zip(labels.class_names, target, strict=True) if y == 1) or "none"
 
@@ -200,8 +200,9 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
     """The headline of each part and the last one's table per class; undefined is empty."""
     for part in [p for p in ("val", "test") if p in metrics]:
         values = metrics[part]
-        shown = [k for k in ("accuracy", "balanced_accuracy", "macro_f1", "average_precision",
-                             "roc_auc", "log_loss", "ece") if values.get(k) is not None]
+        shown = [k for k in ("accuracy", "balanced_accuracy", "quadratic_kappa",
+                             "mean_absolute_error", "macro_f1", "average_precision", "roc_auc",
+                             "log_loss", "ece") if values.get(k) is not None]
         entries = metrics.get("intervals", {}).get(part, {})
         say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}{_between(entries.get(k))}"
                                     for k in shown))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Decoding", "Dtype", "InputSpec", "LabelKind", "LabelSpec", "Resize"]
+__all__ = ["Decoding", "Dtype", "InputSpec", "LabelKind", "LabelSpec", "OrdinalLink", "Resize"]
 
 
 class Resize(StrEnum):
@@ -38,8 +38,16 @@ class Dtype(StrEnum):
 class LabelKind(StrEnum):
     """What a label says about a picture."""
 
-    single = "single"  # exactly one class
-    multi = "multi"    # any number of classes, each yes, no or unknown
+    single = "single"    # exactly one class
+    ordinal = "ordinal"  # exactly one class, and classes have an order
+    multi = "multi"      # any number of classes, each yes, no or unknown
+
+
+class OrdinalLink(StrEnum):
+    """How scores become probabilities of ordered classes."""
+
+    cumulative_link = "cumulative_link"  # one score, cut by ordered thresholds
+    corn = "corn"                        # a score for each step up, given that it is reached
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,12 @@ class InputSpec:
 class LabelSpec:
     """What the labels are. Decides output width, loss, decoding, stratification and metrics.
 
-    Targets are (B,) int64 for ``single``; (B, K) float with NaN = unknown for ``multi``.
+    Targets are (B,) int64 for ``single`` and ``ordinal``; (B, K) float with NaN = unknown for
+    ``multi``.
 
     Attributes:
-        kind: One class for each picture, or any number.
-        class_names: In the order of the network's outputs.
+        kind: One class for each picture, one of ordered classes, or any number.
+        class_names: In the order of the network's outputs; ``ordinal``: from the lowest up.
         positive_class: With two classes, the one whose sensitivity is asked for.
     """
 
@@ -112,11 +121,23 @@ class LabelSpec:
             raise ValueError(f"class names repeat: {self.class_names}")
         if self.positive_class is not None and self.positive_class not in self.class_names:
             raise ValueError(f"positive class {self.positive_class!r} is not in {self.class_names}")
+        if self.is_ordinal and len(self.class_names) < 3:
+            raise ValueError(f"ordered classes are three or more, not {self.class_names}")
 
     @property
     def output_width(self) -> int:
         """Number of logits."""
         return len(self.class_names)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a picture has exactly one class, so that probabilities sum to 1."""
+        return self.kind is not LabelKind.multi
+
+    @property
+    def is_ordinal(self) -> bool:
+        """Whether classes have an order."""
+        return self.kind is LabelKind.ordinal
 
     @property
     def is_binary(self) -> bool:

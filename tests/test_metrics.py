@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,6 +206,14 @@ def test_groups_of_mixed_labels_are_left_out_and_counted():
     assert labels.tolist() == [1] and means.tolist() == [[0.5, 0.5]] and left_out == 1
 
 
+def test_a_group_knows_what_one_of_its_pictures_knows():
+    nan = np.nan
+    labels = np.array([[1, nan], [nan, nan], [0, 1], [0, 1], [1, 0], [0, 0]], np.float32)
+    found, means, left_out = group_means(labels, np.arange(12.0).reshape(6, 2), list("aabbcc"))
+    assert np.array_equal(found, [[1, nan], [0, 1]], equal_nan=True) and left_out == 1
+    assert found.dtype == np.float32 and means.tolist() == [[1, 2], [5, 6]]
+
+
 def test_single_pictures_are_no_groups():
     found = answers(3, count=6, groups=list("abcdef"))
     assert "groups" not in compute_metrics(found)
@@ -236,9 +245,12 @@ def test_broken_answers_are_refused_by_name():
 
 
 def test_every_metric_that_can_choose_is_a_number_of_some_labels():
-    known = {k for f in (answers(6), several()) for k in compute_metrics(f)}
+    ordered = answers(6)
+    ordered = replace(ordered, label_spec=replace(ordered.label_spec, kind=LabelKind.ordinal))
+    known = {k for f in (ordered, several()) for k in compute_metrics(f)}
     assert set(SELECT_METRICS) <= known
-    assert [n for n in SELECT_METRICS if not higher_is_better(n)] == ["log_loss", "brier", "ece"]
+    assert [n for n in SELECT_METRICS if not higher_is_better(n)] == [
+        "mean_absolute_error", "log_loss", "brier", "ece"]
 
 
 def test_a_metric_to_choose_by_has_to_exist_and_be_defined():

@@ -25,7 +25,7 @@ from finetune.data.prefetching import read_ahead
 from finetune.data.samples import PictureSource, Samples
 from finetune.data.transforms import Transform
 from finetune.errors import DataError
-from finetune.specs import Decoding, Dtype, InputSpec, LabelKind, Resize
+from finetune.specs import Decoding, Dtype, InputSpec, Resize
 
 __all__ = ["ImageDataset", "LostPicture", "PrepareBatch", "Sampling", "SeededSampler",
            "balanced_weights", "build_loader", "measure_statistics"]
@@ -108,7 +108,7 @@ def balanced_weights(samples: Samples) -> npt.NDArray[np.float64]:
     rarest of its positive classes; pictures without a positive class count as a class.
     """
     labels = np.asarray(samples.labels)
-    if samples.label_spec.kind is LabelKind.single:
+    if samples.label_spec.is_exclusive:
         counts = np.bincount(labels, minlength=samples.label_spec.output_width)
         return np.asarray(1.0 / counts[labels], dtype=np.float64)
     positive = np.nan_to_num(labels) > 0.5

@@ -148,7 +148,8 @@ def read_samples(root: str, *, format: str = "auto", labels_file: str | None = N
                  path_column: str = "path", label_column: str = "label",
                  label_separator: str | None = None, split_column: str | None = "split",
                  group_column: str | None = "group", group_from: str | None = None,
-                 positive_class: str | None = None, splits_file: Path | None = None) -> Samples:
+                 positive_class: str | None = None, splits_file: Path | None = None,
+                 label_kind: LabelKind | None = None, class_order: str | None = None) -> Samples:
     """Read names and labels of class folders, split folders, a CSV file or an ``.npz`` file.
 
     Args:
@@ -166,11 +167,14 @@ def read_samples(root: str, *, format: str = "auto", labels_file: str | None = N
             several columns, or the whole match.
         positive_class: Of two classes, the one whose sensitivity is asked for.
         splits_file: An existing file that must not be taken for the labels.
+        label_kind: None: single, or multi where there are several labels.
+        class_order: All classes from the lowest up, separated by commas, for ordinal labels; None:
+            they are numbers.
 
     Raises:
         DataError: What was found, and what to do.
     """
-    from finetune.data import folders, picture_paths, readers, tables
+    from finetune.data import folders, label_kinds, picture_paths, readers, tables
 
     where = Path(root)
     if not where.exists():
@@ -190,6 +194,7 @@ def read_samples(root: str, *, format: str = "auto", labels_file: str | None = N
         samples = _with_warnings(folders.read_folders(where), readers.unread_tables(beside))
     if kind != "csv":
         readers.refuse_columns(label_separator, split_column, group_column)
+    samples = label_kinds.with_label_kind(samples, label_kind, class_order)
     samples = readers.with_positive_class(samples, positive_class)
     return samples if group_from is None else readers.with_groups(samples, group_from)
 

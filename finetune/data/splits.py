@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.assigning import Division, assign, cut_val, lacking, together
+from finetune.data.assigning import (
+    Division,
+    assign,
+    cut_val,
+    known_negatives,
+    lacking,
+    together,
+)
 from finetune.data.dependence import Dependence
 from finetune.data.duplicates import (
     DuplicatePolicy,
@@ -30,7 +37,6 @@ from finetune.data.split_by_time import split_by_time
 from finetune.data.unions import joined
 from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
 from finetune.files import write_text
-from finetune.specs import LabelKind
 
 __all__ = ["Split", "SplitMethod", "class_counts", "read_splits", "split_samples", "write_splits"]
 
@@ -178,7 +184,7 @@ def _group_warnings(samples: Samples, method: SplitMethod) -> list[str]:
     if method is SplitMethod.stratified:
         return [f"data.split=stratified: {len(set(samples.groups))} groups are ignored; one "
                 "group's pictures can be in several parts"]
-    if samples.label_spec.kind is not LabelKind.single:
+    if not samples.label_spec.is_exclusive:
         return []
     mixed = [name for name, members in group_members(samples).items()
              if len(set(samples.labels[members].tolist())) > 1]
@@ -221,7 +227,7 @@ def _complete(samples: Samples, given: Names, division: Division) -> Names:
 
 def _refuse_untrained(samples: Samples, given: Names) -> None:
     untrained = lacking(samples, given, "train")
-    if untrained and samples.label_spec.kind is LabelKind.single:
+    if untrained and samples.label_spec.is_exclusive:
         rest = [c for c in samples.label_spec.class_names if c not in untrained]
         first = [f"{c!r}{did_you_mean(c, rest)}" for c in untrained]
         raise DataError(f"{len(untrained)} classes have pictures in the split, but none in train: "
@@ -230,16 +236,27 @@ def _refuse_untrained(samples: Samples, given: Names) -> None:
 
 
 def _gaps(samples: Samples, names: Names) -> list[str]:
-    found = {part: lacking(samples, names, part) for part in PARTS if (names == part).any()}
+    there = [part for part in PARTS if (names == part).any()]
+    found = {part: lacking(samples, names, part) for part in there}
     return [f"{len(classes)} classes have no picture in {part}: {first_of(classes)}"
-            for part, classes in found.items() if classes]
+            for part, classes in found.items() if classes] + [
+        f"{len(always)} labels have no known 'no' in {part}: {first_of(always)}; what needs one, "
+        "as specificity and ROC-AUC, is not defined there"
+        for part in there if (always := _never_no(samples, names == part))]
+
+
+def _never_no(samples: Samples, inside: npt.NDArray[np.bool_]) -> list[str]:
+    if samples.label_spec.is_exclusive:
+        return []
+    counts = known_negatives(samples, np.flatnonzero(inside))
+    return [n for n, c in zip(samples.label_spec.class_names, counts, strict=True) if not c]
 
 
 def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
     """Pictures by class and part; multi-label: positives."""
     found: dict[str, dict[str, int]] = {}
     for number, name in enumerate(samples.label_spec.class_names):
-        has = (samples.labels == number if samples.label_spec.kind is LabelKind.single
+        has = (samples.labels == number if samples.label_spec.is_exclusive
                else samples.labels[:, number] == 1)
         found[name] = {p: int((has & (split.names == p)).sum()) for p in PARTS
                        if (split.names == p).any()}
@@ -266,7 +283,7 @@ def write_splits(path: Path, samples: Samples, split: Split) -> Path:
 
 def _label_text(samples: Samples, index: int) -> str:
     names, label = samples.label_spec.class_names, samples.labels[index]
-    if samples.label_spec.kind is LabelKind.single:
+    if samples.label_spec.is_exclusive:
         return names[int(label)]
     return "|".join(f"{'?' if np.isnan(v) else ''}{n}" for n, v in zip(names, label, strict=True)
                     if v == 1 or np.isnan(v))

@@ -237,7 +237,7 @@ def _check_listed(names: list[str], known: list[str], file: str) -> None:
 
 
 def _check_labels(chosen: Samples, rows: Rows, file: str) -> None:
-    if chosen.label_spec.kind is not LabelKind.single:
+    if not chosen.label_spec.is_exclusive:
         return
     names = chosen.label_spec.class_names
     wrong = [f"{row['path']} ({row['label'].strip()}, not {names[label]})"

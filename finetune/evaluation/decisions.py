@@ -45,6 +45,7 @@ class DecisionSettings:
         sensitivity: Wished, 0 to 1; a threshold for the positive class of two, or for each class.
         specificity: Likewise.
         precision: Likewise.
+        best_f1: Whether to look for the threshold with the best F1 likewise.
         costs: K rows of K: row = true class, column = answer.
         set_level: Coverage of prediction sets, between 0 and 1.
         set_method: ``aps`` or ``lac``.
@@ -58,6 +59,7 @@ class DecisionSettings:
     sensitivity: float | None = None
     specificity: float | None = None
     precision: float | None = None
+    best_f1: bool = False
     costs: Sequence[Sequence[float]] | None = None
     set_level: float | None = 0.9
     set_method: str = "aps"
@@ -220,11 +222,14 @@ def _points(part: Predictions, odds: np.ndarray, settings: DecisionSettings,
     names = list(spec.class_names)
     if spec.is_binary:
         names = [spec.positive_class or names[-1]]
+    wishes = {target: wish for target in TARGETS
+              if (wish := getattr(settings, target, None)) is not None}
+    if settings.best_f1:
+        wishes["f1"] = None
     return tuple(
         fit_operating_point(part.labels, odds, class_name=name, target=target, wish=wish,
                             place=spec.class_names.index(name), folds=folds)
-        for target in TARGETS if (wish := getattr(settings, target)) is not None
-        for name in names)
+        for target, wish in wishes.items() for name in names)
 
 
 def _costs(costs: Sequence[Sequence[float]] | None, spec: LabelSpec) -> CostRule | None:

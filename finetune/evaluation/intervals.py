@@ -36,7 +36,8 @@ from finetune.evaluation.entries import (
     undefined,
 )
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.resampled import Losses, resampled_entries
+from finetune.evaluation.ranks import rank_distances
+from finetune.evaluation.resampled import SQUARES, Losses, resampled_entries
 from finetune.specs import LabelKind, LabelSpec
 
 __all__ = ["compute_intervals"]
@@ -175,7 +176,11 @@ def _losses(answers: Answers, labels: np.ndarray) -> Losses:
     squares = ((answers.probabilities - answers.truth) ** 2).sum(axis=1)
     half = 2 if answers.spec.output_width <= 2 else 1
     one = np.ones(len(labels))
-    return {"log_loss": (-np.log(likely), one), "brier": (squares / half, one)}
+    losses = {"log_loss": (-np.log(likely), one), "brier": (squares / half, one)}
+    if answers.spec.is_ordinal:
+        distances = rank_distances(labels, answers.predicted.argmax(axis=1))
+        losses |= {"mean_absolute_error": (distances, one), SQUARES: (distances**2, one)}
+    return losses
 
 
 def _calibration(answers: Answers, right: np.ndarray, setting: Setting) -> Entry:

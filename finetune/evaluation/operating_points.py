@@ -1,4 +1,4 @@
-"""From probabilities to answers: a threshold for a wished sensitivity, or the least cost."""
+"""From probabilities to answers: a threshold for a wish or the best F1, or the least cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from finetune.evaluation.shares import mean_and_error, share
 __all__ = ["MIN_CASES", "TARGETS", "CostRule", "OperatingPoint", "choose_threshold",
            "fit_operating_point", "measure_answers", "outcomes"]
 
-TARGETS = ("sensitivity", "specificity", "precision")
+TARGETS = ("sensitivity", "specificity", "precision", "f1")
 MIN_CASES = 10
 
 
@@ -25,7 +25,7 @@ class OperatingPoint:
         class_name: The class against all others, or the label.
         place: Its column.
         target: One of `TARGETS`.
-        wish: The least value of it, on the pictures that the threshold was fitted on.
+        wish: The least value of it, on the pictures that the threshold was fitted on; F1 has none.
         threshold: ``None`` where it was refused.
         validation: `measure_answers` of validation pictures, by thresholds fitted without them.
         unstable: Whether there were fewer than 10 positives or negatives.
@@ -35,7 +35,7 @@ class OperatingPoint:
     class_name: str
     place: int
     target: str
-    wish: float
+    wish: float | None
     threshold: float | None
     validation: dict[str, Any] | None = None
     unstable: bool = False
@@ -62,17 +62,18 @@ class OperatingPoint:
 
 
 def choose_threshold(truth: np.ndarray, scores: np.ndarray, *, target: str,
-                     wish: float) -> float | None:
+                     wish: float | None) -> float | None:
     """The threshold that reaches ``wish`` and loses least else; ``None`` when none reaches it.
 
-    That is the highest one for sensitivity, and the lowest for specificity and precision. It lies
-    halfway to the next lower score, so that no rounding decides.
+    That is the highest one for sensitivity, and the lowest for specificity and precision; for F1
+    the highest one with the best F1. It lies halfway to the next lower score, so that no rounding
+    decides.
 
     Args:
         truth: (N,) whether positive.
         scores: (N,) probabilities; positive is >= threshold.
         target: One of `TARGETS`.
-        wish: 0 to 1.
+        wish: 0 to 1; F1 has none.
     """
     levels, level_of = np.unique(scores, return_inverse=True)
     positives = np.bincount(level_of, weights=truth)[::-1].cumsum()
@@ -80,17 +81,18 @@ def choose_threshold(truth: np.ndarray, scores: np.ndarray, *, target: str,
     negatives = both - positives
     with np.errstate(invalid="ignore"):
         value = {"sensitivity": positives / positives[-1], "precision": positives / both,
-                 "specificity": 1 - negatives / negatives[-1]}[target]
-    reached = np.flatnonzero(value >= wish - 1e-12)
+                 "specificity": 1 - negatives / negatives[-1],
+                 "f1": 2 * positives / (both + positives[-1])}[target]
+    reached = np.flatnonzero(value >= (value.max() if wish is None else wish) - 1e-12)
     if not len(reached):
         return None
-    place = len(levels) - 1 - (reached[0] if target == "sensitivity" else reached[-1])
+    place = len(levels) - 1 - (reached[0] if target in ("sensitivity", "f1") else reached[-1])
     return float((levels[place] + (levels[place - 1] if place else 0.0)) / 2)
 
 
 def fit_operating_point(
     labels: np.ndarray, probabilities: np.ndarray, *, class_name: str, place: int, target: str,
-    wish: float, folds: np.ndarray,
+    wish: float | None, folds: np.ndarray,
 ) -> OperatingPoint:
     """A threshold fitted on all given pictures, and how thresholds do on folds left out.
 
@@ -100,11 +102,11 @@ def fit_operating_point(
         class_name: The class against all others, or the label.
         place: Its column.
         target: One of `TARGETS`.
-        wish: 0 to 1.
+        wish: 0 to 1; F1 has none: its threshold is that of the best one.
         folds: (N,) from `finetune.evaluation.halves.group_folds`.
 
     Raises:
-        ConfigurationError: The target isn't known, or the wish is not within 0 to 1.
+        ConfigurationError: The target isn't known, the wish is not within 0 to 1, or F1 has one.
     """
     _check(target, wish)
     truth = outcomes(labels, place)
@@ -117,7 +119,7 @@ def fit_operating_point(
     threshold = choose_threshold(truth, scores, target=target, wish=wish)
     if threshold is None:
         return OperatingPoint(class_name, place, target, wish, None, reason=(
-            f"no threshold has a {target} of {wish:g} on the validation pictures"))
+            f"no threshold has a {target} of {wish} on the validation pictures"))
     few = min(positives, negatives) < MIN_CASES
     reason = (f"{positives} positive and {negatives} negative validation pictures; below "
               f"{MIN_CASES} a threshold is unstable") if few else ""
@@ -125,15 +127,19 @@ def fit_operating_point(
                           _crossed(truth, scores, target, wish, folds), few, reason)
 
 
-def _check(target: str, wish: float) -> None:
+def _check(target: str, wish: float | None) -> None:
     if target not in TARGETS:
         raise ConfigurationError(f"target {target!r} is not one of {', '.join(TARGETS)}")
-    if not 0 < wish <= 1:
-        raise ConfigurationError(f"a {target} of {wish:g} can't be wished for; "
+    if target == "f1":
+        if wish is not None:
+            raise ConfigurationError(f"an f1 of {wish:g} can't be wished for; leave it out: the "
+                                     "threshold of the best one is taken")
+    elif wish is None or not 0 < wish <= 1:
+        raise ConfigurationError(f"a {target} of {wish} can't be wished for; "
                                  "give a number above 0, at most 1")
 
 
-def _crossed(truth: np.ndarray, scores: np.ndarray, target: str, wish: float,
+def _crossed(truth: np.ndarray, scores: np.ndarray, target: str, wish: float | None,
              folds: np.ndarray) -> dict[str, Any] | None:
     """None where the known pictures lie in a single fold: nothing can be left out."""
     if len(np.unique(folds)) < 2:
@@ -154,13 +160,14 @@ def outcomes(labels: np.ndarray, place: int) -> np.ndarray:
 
 
 def measure_answers(truth: np.ndarray, said: np.ndarray) -> dict[str, Any]:
-    """Counts and the three `TARGETS` with Wilson intervals; (N,) truth is 0, 1 or NaN."""
+    """Counts, shares with Wilson intervals, and F1; (N,) truth is 0, 1 or NaN."""
     known = ~np.isnan(truth.astype(np.float64))
     truth, said = truth[known].astype(bool), said[known]
     tp, fp = int((truth & said).sum()), int((~truth & said).sum())
     fn, tn = int(truth.sum()) - tp, int((~truth).sum()) - fp
     return {"tp": tp, "fp": fp, "fn": fn, "tn": tn, "sensitivity": share(tp, tp + fn),
-            "specificity": share(tn, tn + fp), "precision": share(tp, tp + fp)}
+            "specificity": share(tn, tn + fp), "precision": share(tp, tp + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None}
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from finetune.evaluation.entries import (
     rarest,
     undefined,
 )
-from finetune.specs import LabelKind
+from finetune.evaluation.ranks import squares_by_chance
 
-__all__ = ["Losses", "resampled_entries"]
+__all__ = ["SQUARES", "Losses", "resampled_entries"]
 
+SQUARES = "squared_rank_distance"  # a mean that quadratic kappa is computed from
 FEW_ERRORS = 30  # below, a bootstrap draws too seldom what it has seldom seen
 Losses = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -79,9 +80,18 @@ def _both(statistic: Statistic, losses: list[str], width: int) -> Statistic:
         for place, name in enumerate(losses):
             total, count = totals[:, width + 2 * place], totals[:, width + 2 * place + 1]
             found[name] = total / np.where(count > 0, count, np.nan)
+        if SQUARES in found:
+            found["quadratic_kappa"] = 1 - found.pop(SQUARES) / _by_chance(totals[:, :width])
         return found
 
     return both
+
+
+def _by_chance(totals: np.ndarray) -> np.ndarray:
+    """(B,) squared distances of ranks that chance gives; NaN where it gives none."""
+    _, pictures, answers = np.split(totals, 3, axis=1)
+    chance = squares_by_chance(pictures, answers)
+    return np.where(chance > 0, chance, np.nan)
 
 
 def _words(answers: Answers, name: str) -> list[str]:
@@ -90,7 +100,8 @@ def _words(answers: Answers, name: str) -> list[str]:
     if name in ("balanced_accuracy", "macro_f1"):
         return rarest(answers) + why
     wrong = int(_wrong(answers).sum())
-    if name in ("log_loss", "brier") and wrong < FEW_PICTURES:
+    by_errors = ("log_loss", "brier", "mean_absolute_error", "quadratic_kappa")
+    if name in by_errors and wrong < FEW_PICTURES:
         why.append(f"{wrong} pictures with a wrong answer, fewer than {FEW_PICTURES}")
     return why
 
@@ -106,13 +117,15 @@ def _heaviest(answers: Answers, statistic: Statistic, losses: Losses,
     found, wrong = {}, _wrong(answers)
     of = np.arange(len(wrong)) if answers.clusters is None else answers.clusters
     if len(np.unique(of[wrong])) < FEW_ERRORS:
-        exclusive = answers.spec.kind is LabelKind.single
+        exclusive = answers.spec.is_exclusive
         found = {name: weight * _pictures_per_cluster(answers)
                  for name, weight in heaviest_error(total, statistic, exclusive=exclusive).items()}
     for name, (values, counts) in losses.items():
         sums = np.bincount(of, weights=values)
         if effective_number(sums) < FEW_ERRORS and counts.any():
-            found[name] = float(sums.max() / counts.sum())
+            found[name] = float((sums.max() or 1.0) / counts.sum())  # none seen: one of a rank
+    if SQUARES in found:
+        found["quadratic_kappa"] = found.pop(SQUARES) / float(_by_chance(total[None])[0])
     return found
 
 

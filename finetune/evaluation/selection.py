@@ -14,6 +14,8 @@ SELECT_METRICS: dict[str, bool] = {
     "micro_f1": True,
     "cohen_kappa": True,
     "mcc": True,
+    "quadratic_kappa": True,
+    "mean_absolute_error": False,
     "roc_auc": True,
     "average_precision": True,
     "top_3_accuracy": True,

@@ -14,7 +14,9 @@ from torch import nn
 import finetune.models.registration  # noqa: F401  registers our networks with timm
 from finetune.errors import ConfigurationError, did_you_mean, first_of
 from finetune.models.heads import classifier_modules, replace_with_mlp
+from finetune.models.ordinal import make_ordinal, score_count
 from finetune.models.weights import WeightsReport, load_weights
+from finetune.specs import OrdinalLink
 
 __all__ = ["build_model", "check_model_name"]
 
@@ -22,7 +24,7 @@ __all__ = ["build_model", "check_model_name"]
 def build_model(name: str, *, num_classes: int, in_channels: int = 3, weights: str | None = None,
                 head: str = "linear", pooling: str | None = None, drop_rate: float = 0.0,
                 drop_path_rate: float = 0.0, class_names: Sequence[str] | None = None,
-                ) -> tuple[nn.Module, WeightsReport]:
+                ordinal: OrdinalLink | None = None) -> tuple[nn.Module, WeightsReport]:
     """A network for ``num_classes`` classes and where its weights come from.
 
     Fresh layers are drawn from torch's global generator (set the seed before), the same ones
@@ -39,6 +41,8 @@ def build_model(name: str, *, num_classes: int, in_channels: int = 3, weights: s
         drop_rate: Dropout before the classifier, 0 up, below 1.
         drop_path_rate: Stochastic depth, 0 up, below 1.
         class_names: In the order of the logits; needed to keep classifier rows of an earlier run.
+        ordinal: For ordered classes. The network then gives the scores that this link needs, and
+            the model the logarithms of ``num_classes`` probabilities.
 
     Raises:
         ConfigurationError: An unknown name, option or weights, or weights that don't fit.
@@ -52,10 +56,13 @@ def build_model(name: str, *, num_classes: int, in_channels: int = 3, weights: s
              "pooling": pooling}
     options = {key: value for key, value in asked.items() if value is not None}
     build = _call_builder if ":" in name else _create_timm
-    model = build(name, num_classes, in_channels, options)
+    width = num_classes if ordinal is None else score_count(ordinal, num_classes)
+    model = build(name, width, in_channels, options)
     _check_classifier(model, name)
     if head == "mlp":
         replace_with_mlp(model, drop_rate=drop_rate)
+    if ordinal is not None:
+        make_ordinal(model, ordinal, num_classes)
     report = load_weights(model, weights, name=name, in_channels=in_channels,
                           class_names=class_names)
     return model, report

@@ -116,8 +116,9 @@ def keep_class_rows(tensors: Mapping[str, Tensor], model: nn.Module, *, old: Seq
     """Tensors whose last classifier layer has rows for ``new``, and the class names found in both.
 
     Rows of classes in ``old`` are taken from ``tensors``, the others from ``model``, which has a
-    row for each of ``new``. A classifier that doesn't fit otherwise, or shares no class, is left
-    out whole, and no class name is returned.
+    row for each of ``new``. Where both are the same and everything fits, the classifier is taken
+    whole: one for ordered classes has no rows. A classifier that doesn't fit otherwise, or shares
+    no class, is left out whole, and no class name is returned.
 
     Args:
         tensors: State dict of an earlier run of the same kind of network; not changed.
@@ -130,6 +131,9 @@ def keep_class_rows(tensors: Mapping[str, Tensor], model: nn.Module, *, old: Seq
     inner = {n for n in state if n.startswith(heads)}
     last = _last_layer_tensors(model)
     kept = [name for name in new if name in old]
+    if list(old) == list(new) and all(n in tensors and tensors[n].shape == state[n].shape
+                                      for n in inner):
+        return dict(tensors), kept
     if not kept or not _head_fits(tensors, state, inner, last, rows=len(old)):
         return {n: t for n, t in tensors.items() if not n.startswith(heads)}, []
     mapped = {n: _mapped_rows(tensors[n], state[n], old, new) for n in last}

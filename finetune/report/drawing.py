@@ -22,7 +22,8 @@ __all__ = ["STYLE", "Axis", "draw_classes", "draw_counts", "draw_history", "draw
 METRIC_TITLES = {
     "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1",
     "average_precision": "Average precision", "roc_auc": "ROC-AUC", "micro_f1": "Micro F1",
-    "cohen_kappa": "Cohen's kappa", "mcc": "Matthews correlation",
+    "cohen_kappa": "Cohen's kappa", "quadratic_kappa": "Quadratic weighted kappa",
+    "mean_absolute_error": "Mean absolute error, in ranks", "mcc": "Matthews correlation",
     "top_3_accuracy": "Top-3 accuracy", "log_loss": "Log loss", "brier": "Brier score",
     "ece": "Expected calibration error",
 }

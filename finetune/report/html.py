@@ -27,7 +27,8 @@ from finetune.run_directory import RunDirectory
 __all__ = ["write_report"]
 
 ReadPicture = Callable[[str], np.ndarray]
-HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc")
+HEADLINE = ("accuracy", "balanced_accuracy", "quadratic_kappa", "mean_absolute_error", "macro_f1",
+            "average_precision", "roc_auc")
 COLUMNS = {"precision": "precision", "npv": "NPV", "recall": "recall",
            "specificity": "specificity", "f1": "F1", "roc_auc": "ROC-AUC",
            "average_precision": "average precision", "support": "pictures"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError, DataError, first_of
-from finetune.specs import LabelKind, LabelSpec
+from finetune.specs import LabelSpec
 from finetune.training.logistic import LogisticRows, logistic_path, principal_axes
 
 __all__ = ["DEFAULT_STRENGTH", "STRENGTHS", "HeadFit", "fit_head", "load_head",
@@ -124,7 +124,7 @@ def split_folds(labels: np.ndarray, *, label_spec: LabelSpec, groups: Any = None
     """
     from sklearn import model_selection as split
 
-    single, grouped = label_spec.kind is LabelKind.single, groups is not None
+    single, grouped = label_spec.is_exclusive, groups is not None
     groups = np.unique(groups, return_inverse=True)[1] if grouped else np.arange(len(labels))
     count = min(folds, len(np.unique(groups)), np.bincount(labels).max() if single else folds)
     if count < 2:
@@ -166,7 +166,7 @@ def load_head(classifier: nn.Module, fit: HeadFit) -> None:
 
 def _read(features: Tensor, labels: Any, spec: LabelSpec, class_weights: Tensor | None,
           sample_weights: Any) -> LogisticRows:
-    single, width = spec.kind is LabelKind.single, spec.output_width
+    single, width = spec.is_exclusive, spec.output_width
     targets = torch.as_tensor(labels).to("cpu", torch.int64 if single else torch.float64)
     each = torch.ones(len(targets)) if sample_weights is None else torch.as_tensor(sample_weights)
     classes = torch.ones(width) if class_weights is None else class_weights.cpu()

@@ -1,4 +1,4 @@
-"""Losses, class weights, mixup and cutmix, contrastive learning."""
+"""Losses, imbalance, mixup and cutmix, contrastive learning."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.specs import LabelKind, LabelSpec
+from finetune.specs import LabelSpec
 
-__all__ = ["ContrastiveLoss", "MaskedBinaryCrossEntropy", "build_loss", "build_mix",
-           "class_weights", "nt_xent"]
+__all__ = ["EFFECTIVE_BETA", "AdjustedLoss", "ContrastiveLoss", "MaskedBinaryCrossEntropy",
+           "build_loss", "build_mix", "class_weights", "log_prior", "nt_xent"]
 
+EFFECTIVE_BETA = 0.9999  # of 0.9, 0.99, 0.999, 0.9999 in Cui et al. 2019, their best on CIFAR-10
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -72,25 +73,79 @@ class ContrastiveLoss(nn.Module):
         return watched + nt_xent(projections, self.temperature)
 
 
-def class_weights(labels: np.ndarray, spec: LabelSpec) -> Tensor:
-    """Weights that make every class count alike, (K,) float32.
+class AdjustedLoss(nn.Module):
+    """A loss of ``logits + adjustment`` (Menon et al. 2021, arXiv 2007.07314, section 5).
+
+    In training alone: what is evaluated are the logits as they are, which then are those of
+    classes that are equally frequent.
+    """
+
+    adjustment: Tensor
+
+    def __init__(self, loss: nn.Module, adjustment: Tensor) -> None:
+        super().__init__()
+        self.loss = loss
+        self.register_buffer("adjustment", adjustment)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        found: Tensor = self.loss(logits + self.adjustment, targets)
+        return found
+
+
+def _counts(labels: np.ndarray, spec: LabelSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) pictures of each class and of the others, unknown ones left out; each at least 1."""
+    if spec.is_exclusive:
+        counts = np.bincount(labels, minlength=spec.output_width)
+        return counts.clip(min=1), (len(labels) - counts).clip(min=1)
+    return (labels == 1).sum(axis=0).clip(min=1), (labels == 0).sum(axis=0).clip(min=1)
+
+
+def class_weights(labels: np.ndarray, spec: LabelSpec, *, beta: float | None = None) -> Tensor:
+    """Weights of rare classes that are larger, (K,) float32.
 
     One class each: ``n / (K * n_k)``, scikit-learn's ``balanced``. Multi-label: known negatives by
     positives of each class.
+
+    Args:
+        labels: (N,) class indices, or (N, K) with NaN = unknown.
+        spec: Decides between the two.
+        beta: Effective numbers ``(1 - beta^n) / (1 - beta)`` take the place of numbers (Cui et al.
+            2019, arXiv 1901.05555); one class each: weights then sum to K. Above 0, below 1.
     """
-    if spec.kind is LabelKind.single:
-        counts = np.bincount(labels, minlength=spec.output_width).clip(min=1)
-        return torch.tensor(len(labels) / (spec.output_width * counts), dtype=torch.float32)
-    positives = (labels == 1).sum(axis=0).clip(min=1)
-    return torch.tensor((labels == 0).sum(axis=0).clip(min=1) / positives, dtype=torch.float32)
+    positives, negatives = _counts(labels, spec)
+    if beta is not None:
+        positives, negatives = ((1 - beta**n) / (1 - beta) for n in (positives, negatives))
+    if not spec.is_exclusive:
+        weights = negatives / positives
+    elif beta is None:
+        weights = len(labels) / (spec.output_width * positives)
+    else:
+        weights = spec.output_width / positives / (1 / positives).sum()
+    return torch.tensor(weights, dtype=torch.float32)
 
 
-def build_loss(spec: LabelSpec, *, smoothing: float = 0.0,
-               weights: Tensor | None = None) -> nn.Module:
-    """Cross-entropy for one class each, masked binary cross-entropy for multi-label."""
-    if spec.kind is LabelKind.single:
-        return nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
-    return MaskedBinaryCrossEntropy(smoothing=smoothing, weights=weights)
+def log_prior(labels: np.ndarray, spec: LabelSpec) -> Tensor:
+    """Logarithms of the classes' shares, (K,) float32; multi-label: of the odds of each label.
+
+    Labels are two classes each, whose shares differ by the odds. Unknown ones don't count.
+    """
+    positives, negatives = _counts(labels, spec)
+    prior = positives / (len(labels) if spec.is_exclusive else negatives)
+    return torch.tensor(np.log(prior), dtype=torch.float32)
+
+
+def build_loss(spec: LabelSpec, *, smoothing: float = 0.0, weights: Tensor | None = None,
+               adjustment: Tensor | None = None) -> nn.Module:
+    """Cross-entropy for one class each, masked binary cross-entropy for multi-label.
+
+    Ordered classes have the former: their logits are logarithms of probabilities
+    (`finetune.models.ordinal`). ``adjustment`` (K,) makes it an `AdjustedLoss`.
+    """
+    loss: nn.Module = (nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
+                       if spec.is_exclusive
+                       else MaskedBinaryCrossEntropy(smoothing=smoothing, weights=weights))
+    return loss if adjustment is None else AdjustedLoss(loss, adjustment)
 
 
 def build_mix(spec: LabelSpec, *, mixup_alpha: float = 0.0,
