@@ -79,4 +79,5 @@ def _settings(config: Config) -> DecisionSettings | None:
 def _is_biased(config: Config) -> bool:
     """Whether training showed other frequencies of classes than there are."""
     return (config.training.class_weights is not ClassWeights.none
-            or config.data.sampling is not Sampling.shuffled)
+            or config.data.sampling is not Sampling.shuffled
+            or config.training.logit_adjustment > 0)

@@ -97,7 +97,8 @@ def test_each_key_changes_what_is_decided(both, words, place):
     assert look(decided(both, *words)[1]) != look(decided(both, *base)[1])
 
 
-@pytest.mark.parametrize("word", ["training.class_weights=balanced", "data.sampling=balanced"])
+@pytest.mark.parametrize("word", ["training.class_weights=balanced", "data.sampling=balanced",
+                                  "training.logit_adjustment=1"])
 def test_after_training_on_other_frequencies_biases_are_corrected(word):
     shifted = {part: answers(1200, seed, sharpness=1.0) for part, seed in
                (("val", 1), ("test", 2))}
