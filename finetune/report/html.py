@@ -173,7 +173,7 @@ def _figures(folder: Path) -> dict[str, str]:
     paths = {name: folder / "figures" / f"{name}.svg" for name in (*FIGURES, *OF_DECISIONS)}
     found = {name: _uri(path.read_bytes(), "image/svg+xml")
              for name, path in paths.items() if path.exists()}
-    for name in ("batch_train", "batch_val"):
+    for name in ("batch_train", "batch_val", "near_duplicates"):
         path = folder / "figures" / f"{name}.png"
         if path.exists():
             with Image.open(path) as picture:
