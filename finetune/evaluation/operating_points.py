@@ -119,7 +119,7 @@ def fit_operating_point(
     threshold = choose_threshold(truth, scores, target=target, wish=wish)
     if threshold is None:
         return OperatingPoint(class_name, place, target, wish, None, reason=(
-            f"no threshold has a {target} of {wish:g} on the validation pictures"))
+            f"no threshold has a {target} of {wish} on the validation pictures"))
     few = min(positives, negatives) < MIN_CASES
     reason = (f"{positives} positive and {negatives} negative validation pictures; below "
               f"{MIN_CASES} a threshold is unstable") if few else ""
