@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_curve, roc_curve
 from statistics_of import drawn, several
 
 from finetune.errors import CheckError, ConfigurationError, DataError
@@ -22,6 +22,7 @@ from finetune.evaluation.decisions import (
     DecisionSettings,
     apply_decisions,
     fit_decisions,
+    part_of,
     selection_part,
 )
 from finetune.evaluation.halves import (
@@ -449,6 +450,44 @@ def test_multi_label_has_thresholds_and_no_sets():
     assert told["operating_points"][0]["tp"] + told["operating_points"][0]["fn"] == (
         labels[:, 0] == 1).sum()
     assert told["calibration"]["after"]["log_loss"] < told["calibration"]["before"]["log_loss"]
+
+
+@pytest.mark.parametrize("count", [200, 900])
+def test_each_label_has_its_best_f1_and_its_sensitivity_over_known_labels(count):
+    logits, labels = several(count, 3)
+    labels[::7, 1] = np.nan
+    spec = LabelSpec(LabelKind.multi, ("a", "b", "c"))
+    val = Predictions([str(i) for i in range(count)], labels, logits - [0, 2, -1], spec)
+    settings = DecisionSettings(calibration="none", best_f1=True, sensitivity=0.8)
+    found = fit_decisions(val, settings=settings, biased_training=False, seed=0)
+    part = val if count < 400 else part_of(val, decision_halves(labels, None, seed=0)[1])
+    assert [(p.class_name, p.target) for p in found.points] == [
+        (name, target) for target in ("sensitivity", "f1") for name in "abc"]
+    for place, point in enumerate(found.points[3:]):
+        known = ~np.isnan(part.labels[:, place])
+        truth, scores = part.labels[known, place] == 1, part.probabilities[known, place]
+        best = max(f1_score(truth, scores >= level) for level in np.unique(scores))
+        assert f1_score(truth, scores >= point.threshold) == pytest.approx(best)
+        crossed = point.validation
+        assert crossed["tp"] + crossed["fp"] + crossed["fn"] + crossed["tn"] == known.sum()
+        assert 0.3 < crossed["f1"] <= best + 1e-9
+    assert len({p.threshold for p in found.points[3:]}) == 3
+    for place, point in enumerate(found.points[:3]):
+        positives = part.labels[:, place] == 1
+        assert (part.probabilities[positives, place] >= point.threshold).mean() >= 0.8
+    assert Decisions.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    told = measure_decisions(found, val)["operating_points"]
+    assert told[3]["wish"] is None and told[3]["f1"] > 0.3
+
+
+def test_an_f1_is_not_wished_for():
+    labels = np.arange(40) % 2
+    with pytest.raises(ConfigurationError, match="leave it out"):
+        fit_operating_point(labels, np.full((40, 2), 0.5), class_name="a", place=0, target="f1",
+                            wish=0.5, folds=np.arange(40) % 5)
+    with pytest.raises(ConfigurationError, match="can't be wished"):
+        fit_operating_point(labels, np.full((40, 2), 0.5), class_name="a", place=0,
+                            target="precision", wish=None, folds=np.arange(40) % 5)
 
 
 def test_bad_predictions_and_settings_are_refused():

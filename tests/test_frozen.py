@@ -13,6 +13,7 @@ from finetune import run as run_module
 from finetune.assembly import cache_folder
 from finetune.composition import compose
 from finetune.config import CacheFeatures
+from finetune.data.splits import read_splits
 from finetune.errors import ConfigurationError
 from finetune.frozen import HAND_OVER, cache_choice, stretch
 from finetune.models.freezing import EpochPlan
@@ -206,6 +207,22 @@ def test_an_exact_head_honours_what_weighs_the_loss(train, pictures, tmp_path, w
     plain = train(*EXACT, root=tmp_path / "uneven.npz")
     changed = train(*EXACT, *words, root=tmp_path / "uneven.npz")
     assert not torch.allclose(weights(plain)["fc.weight"], weights(changed)["fc.weight"])
+
+
+def test_an_exact_head_takes_logit_adjustment_up_in_its_biases(train, pictures, tmp_path):
+    stored = dict(np.load(pictures))
+    keep = np.flatnonzero((stored["labels"] > 0) | (np.arange(90) % 4 == 0))
+    np.savez(tmp_path / "uneven.npz", images=stored["images"][keep],
+             labels=stored["labels"][keep])
+    plain = train(*EXACT, root=tmp_path / "uneven.npz")
+    run = train(*EXACT, "training.logit_adjustment=1.5", root=tmp_path / "uneven.npz")
+    shown = [row["label"] for row in read_splits(run.path / "splits.csv")
+             if row["split"] == "train"]
+    counts = torch.tensor([shown.count(name) for name in sorted(set(shown))])
+    assert torch.equal(weights(plain)["fc.weight"], weights(run)["fc.weight"])
+    torch.testing.assert_close(weights(plain)["fc.bias"] - weights(run)["fc.bias"],
+                               1.5 * torch.log(counts / counts.sum()), atol=1e-5, rtol=0)
+    assert run.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-5)
 
 
 def test_an_exact_head_without_a_cache_is_the_same(train):

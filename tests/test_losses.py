@@ -7,10 +7,12 @@ from torch import nn
 from finetune.models.heads import ProbeAndProjection
 from finetune.specs import LabelKind, LabelSpec
 from finetune.training.losses import (
+    EFFECTIVE_BETA,
     ContrastiveLoss,
     build_loss,
     build_mix,
     class_weights,
+    log_prior,
     nt_xent,
 )
 
@@ -27,6 +29,72 @@ def test_class_weights_are_scikit_learns_balanced():
 def test_multi_label_weights_are_negatives_by_positives_of_what_is_known():
     labels = np.array([[1, 0], [0, 0], [0, 1], [np.nan, 0]], dtype=np.float32)
     assert class_weights(labels, MULTI).tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.999, EFFECTIVE_BETA])
+def test_effective_numbers_are_the_papers(beta):
+    """Cui et al. 2019: E_n by the sum of its proof (1 + beta + ... + beta^(n-1)), weights to K."""
+    counts = [500, 30, 2]
+    effective = [sum(beta**power for power in range(n)) for n in counts]
+    plain = [1 / number for number in effective]
+    found = class_weights(np.repeat(np.arange(3), counts), SINGLE, beta=beta)
+    assert found.tolist() == pytest.approx([3 * w / sum(plain) for w in plain], rel=1e-5)
+    assert found.sum() == pytest.approx(3)
+
+
+def test_effective_weights_lie_between_none_and_balanced():
+    labels = np.repeat(np.arange(3), [500, 30, 2])
+    ratio = [float(w[2] / w[0]) for w in (
+        class_weights(labels, SINGLE, beta=b) for b in (0.5, 0.99, 0.999, 1 - 1e-9))]
+    assert ratio == sorted(ratio) and 1 < ratio[0] < 2
+    balanced = class_weights(labels, SINGLE)
+    assert ratio[-1] == pytest.approx(float(balanced[2] / balanced[0]), rel=1e-3)
+
+
+def test_effective_weights_of_several_labels_count_known_ones():
+    labels = np.array([[1, 0], [0, 0], [0, 1], [np.nan, 0]], dtype=np.float32)
+    found = class_weights(labels, MULTI, beta=0.5)
+    assert found.tolist() == pytest.approx([1.5 / 1, 1.75 / 1])
+
+
+def test_logit_adjustment_is_the_papers_loss():
+    """Menon et al. 2021, equation 10: log(1 + sum of (pi_other / pi)^tau e^(f_other - f))."""
+    counts, tau = np.array([50, 5, 1]), 1.5
+    labels = np.repeat(np.arange(3), counts)
+    torch.manual_seed(0)
+    logits, targets = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3
+    prior = counts / counts.sum()
+    terms = [np.log(1 + sum((prior[k] / prior[y])**tau * np.exp(float(f[k] - f[y]))
+                            for k in range(3) if k != y))
+             for f, y in zip(logits, targets.tolist(), strict=True)]
+    loss = build_loss(SINGLE, adjustment=tau * log_prior(labels, SINGLE))
+    assert loss(logits, targets).item() == pytest.approx(np.mean(terms))
+
+
+def test_logit_adjustment_of_several_labels_is_that_of_two_classes_each():
+    labels = np.array([[1, 0], [0, 0], [0, 1], [0, 0], [np.nan, 0]], dtype=np.float32)
+    logits, targets = torch.tensor([[0.3, -1.0]]), torch.tensor([[1.0, float("nan")]])
+    found = build_loss(MULTI, adjustment=log_prior(labels, MULTI))(logits, targets)
+    two = torch.tensor([[0.0, 0.3]]) + torch.tensor([[0.75, 0.25]]).log()
+    assert found.item() == pytest.approx(
+        nn.functional.cross_entropy(two, torch.tensor([1])).item())
+
+
+def test_adjusted_training_answers_as_if_classes_were_equally_frequent():
+    """Of features that tell nothing: shares go into the adjustment, answers are even."""
+    labels = np.repeat(np.arange(3), [60, 30, 10])
+    bias = torch.zeros(3, requires_grad=True)
+    loss = build_loss(SINGLE, adjustment=log_prior(labels, SINGLE))
+    optimizer = torch.optim.LBFGS([bias], max_iter=50)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(bias.expand(100, 3), torch.as_tensor(labels))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert bias.softmax(0).tolist() == pytest.approx([1 / 3] * 3, abs=1e-3)
 
 
 def test_unknown_labels_add_nothing():

@@ -19,6 +19,7 @@ from finetune.values import known_keys
 BASE = ["data.root={pictures}", "data.labels_file=table.csv", "model.name=resnet10t",
         "model.weights=null", "data.image_size=32", "data.batch_size=8", "data.workers=0",
         "data.label_column=label", "data.test_fraction=0.25", "training.epochs=4"]
+ORDERED = ["data.label_kind=ordinal", "data.class_order=c,a,b"]
 ONE_OF_TWO = ["data.label_column=two"]
 PLACES = ["data.split=spatial", "data.x_column=x", "data.y_column=y", "data.block_size=2"]
 NAMED = ["data.split=spatial", "data.block_size=4", r"data.place_from=p(\d+)_(\d+)"]
@@ -45,6 +46,10 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "data.split_column": ([], ["data.split_column=part"], {"split", "batch", "rates"}),
     "data.group_column": ([], ["data.group_column=patient"], {"split", "batch"}),
     "data.group_from": ([], [r"data.group_from=p\d+"], {"split", "batch"}),
+    "data.label_kind": ([], ["data.label_kind=ordinal", "data.class_order=c,a,b"],
+                        {"labels", "split", "batch", "weights", "loss", "logits", "metric",
+                         "decay", "rates"}),
+    "data.class_order": (ORDERED, ["data.class_order=a,c,b"], {"labels"}),
     "data.positive_class": (ONE_OF_TWO, ["data.positive_class=no"], {"labels"}),
     "data.channels": ([], ["data.channels=1"], {"spec", "weights", "batch", "logits"}),
     "data.image_size": ([], ["data.image_size=48"], {"spec", "batch"}),
@@ -112,6 +117,8 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "training.select_metric": ([], ["training.select_metric=macro_f1"], {"metric"}),
     "training.patience_fraction": ([], ["training.patience_fraction=0.5"], {"patience"}),
     "training.label_smoothing": ([], ["training.label_smoothing=0.1"], {"loss"}),
+    "training.ordinal": (ORDERED, ["training.ordinal=corn"], {"weights", "logits"}),
+    "training.logit_adjustment": ([], ["training.logit_adjustment=1"], {"loss"}),
     "training.class_weights": ([], ["training.class_weights=balanced"], {"loss"}),
     "training.mixup_alpha": ([], ["training.mixup_alpha=0.5"], {"mix"}),
     "training.cutmix_alpha": ([], ["training.cutmix_alpha=0.5"], {"mix"}),
