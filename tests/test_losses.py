@@ -58,7 +58,7 @@ def test_effective_weights_of_several_labels_count_known_ones():
 
 
 def test_logit_adjustment_is_the_papers_loss():
-    """Menon et al. 2021, equation 10: log(1 + sum of (pi_other / pi)^tau e^(f_other - f))."""
+    """Menon et al. 2021, the right side: log(1 + sum of (pi_other / pi)^tau e^(f_other - f))."""
     counts, tau = np.array([50, 5, 1]), 1.5
     labels = np.repeat(np.arange(3), counts)
     torch.manual_seed(0)

@@ -205,6 +205,14 @@ def test_groups_of_mixed_labels_are_left_out_and_counted():
     assert labels.tolist() == [1] and means.tolist() == [[0.5, 0.5]] and left_out == 1
 
 
+def test_a_group_knows_what_one_of_its_pictures_knows():
+    nan = np.nan
+    labels = np.array([[1, nan], [nan, nan], [0, 1], [0, 1], [1, 0], [0, 0]], np.float32)
+    found, means, left_out = group_means(labels, np.arange(12.0).reshape(6, 2), list("aabbcc"))
+    assert np.array_equal(found, [[1, nan], [0, 1]], equal_nan=True) and left_out == 1
+    assert found.dtype == np.float32 and means.tolist() == [[1, 2], [5, 6]]
+
+
 def test_single_pictures_are_no_groups():
     found = answers(3, count=6, groups=list("abcdef"))
     assert "groups" not in compute_metrics(found)

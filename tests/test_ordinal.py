@@ -95,7 +95,7 @@ def test_a_fresh_link_knows_nothing_and_thresholds_stay_ordered(classes):
 
 
 def test_corn_is_the_papers_probabilities_and_loss():
-    """Shi et al. 2021, equations 4 and 5, written as they stand there."""
+    """Shi et al. 2021: products of conditional steps; each step's loss over who reaches it."""
     torch.manual_seed(0)
     scores, labels = torch.randn(9, 3, dtype=torch.float64), torch.arange(9) % 4
     steps = scores.sigmoid()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune.data.duplicates import DuplicatePolicy
+from finetune.data.duplicates import DuplicatePolicy, conflicting_labels
 from finetune.data.samples import FolderSource, Samples, read_samples, read_splits_file
 from finetune.data.scanning import duplicate_groups, scan_pictures
 from finetune.data.splits import (
@@ -229,6 +229,32 @@ def test_several_labels_are_divided_alike():
         share = labels[split.names == part].mean(axis=0)
         assert np.abs(share - labels.mean(axis=0)).max() < 0.06
         assert labels[split.names == part].sum(axis=0).min() >= 1
+
+
+def test_known_and_unknown_labels_are_divided_alike():
+    random = np.random.default_rng(0)
+    labels = np.zeros((200, 2), np.float32)
+    labels[:, 0] = np.arange(200) % 2
+    labels[:, 1] = np.where(random.random(200) < 0.8, np.nan, 1)
+    labels[random.choice(200, 6, replace=False), 1] = 0
+    samples = Samples([f"{i}.png" for i in range(200)], labels,
+                      LabelSpec(LabelKind.multi, ("a", "b")), FolderSource("."))
+    for seed in range(5):
+        split = divide(samples, seed=seed)
+        for part in ("train", "val", "test"):
+            assert (labels[split.names == part, 1] == 0).any()
+            assert (labels[split.names == part, 1] == 1).any()
+        assert not any("known 'no'" in text for text in split.warnings)
+    always = replace(samples, labels=np.where(labels == 0, np.nan, labels))
+    told = " ".join(divide(always).warnings)
+    assert "2 labels have no known 'no' in val: a, b" in told
+
+
+def test_an_unknown_label_contradicts_none():
+    labels = np.array([[1, np.nan], [1, 0], [0, 0]] * 10, np.float32)
+    samples = Samples([f"{i}.png" for i in range(30)], labels,
+                      LabelSpec(LabelKind.multi, ("a", "b")), FolderSource("."))
+    assert conflicting_labels(samples, [[0, 1], [1, 2], [0, 2], [0, 3]]) == [[1, 2], [0, 2]]
 
 
 def test_a_written_split_is_read_back(tmp_path):

@@ -15,7 +15,8 @@ from finetune.data.samples import Samples
 from finetune.data.unions import joined
 from finetune.errors import DataError, first_of
 
-__all__ = ["Division", "assign", "class_vector", "cut_val", "lacking", "together"]
+__all__ = ["Division", "assign", "class_vector", "cut_val", "known_negatives", "lacking",
+           "together"]
 
 Names = npt.NDArray[np.str_]
 
@@ -90,6 +91,8 @@ def assign(samples: Samples, units: list[list[int]], shares: dict[str, float], s
     counts = np.stack([class_vector(samples, unit) for unit in units])
     _refuse_small(samples, counts, len(shares), kind, remedy)
     single = samples.label_spec.is_exclusive
+    if not single and np.isnan(samples.labels).any():  # else those are what positives leave
+        counts = np.hstack([counts, [known_negatives(samples, unit) for unit in units]])
     if single and all(len(u) == 1 for u in units):
         divide = _dealt if dealt else _stratified
         parts = divide(counts.argmax(axis=1), shares, seed)
@@ -109,6 +112,14 @@ def class_vector(samples: Samples,
         return np.bincount(labels, minlength=samples.label_spec.output_width).astype(np.float64)
     positives: npt.NDArray[np.float64] = np.nan_to_num(labels).sum(axis=0).astype(np.float64)
     return positives
+
+
+def known_negatives(samples: Samples,
+                    unit: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Of several labels, known negatives of each among some of the samples, (K,)."""
+    found: npt.NDArray[np.float64] = (samples.labels[np.asarray(unit)] == 0).sum(axis=0).astype(
+        np.float64)
+    return found
 
 
 def _refuse_small(samples: Samples, counts: npt.NDArray[np.float64], needed: int,

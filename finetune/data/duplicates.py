@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,15 @@ class DuplicatePolicy(StrEnum):
 
 def conflicting_labels(samples: Samples,
                        duplicates: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """The sets of identical pictures whose labels differ."""
-    return [group for group in duplicates
-            if len({repr(samples.labels[i].tolist()) for i in group}) > 1]
+    """The sets of identical pictures whose labels differ; unknown ones differ from none."""
+    return [group for group in duplicates if _differ(samples.labels[np.asarray(group)])]
+
+
+def _differ(labels: npt.NDArray[Any]) -> bool:
+    """Whether the known labels of some pictures, (n,) or (n, K), aren't the same."""
+    known = ~np.isnan(labels.astype(float))
+    return bool((np.where(known, labels, np.inf).min(axis=0)
+                 < np.where(known, labels, -np.inf).max(axis=0)).any())
 
 
 def group_members(samples: Samples) -> dict[str, list[int]]:

@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.assigning import Division, assign, cut_val, lacking, together
+from finetune.data.assigning import (
+    Division,
+    assign,
+    cut_val,
+    known_negatives,
+    lacking,
+    together,
+)
 from finetune.data.dependence import Dependence
 from finetune.data.duplicates import (
     DuplicatePolicy,
@@ -211,9 +218,20 @@ def _refuse_untrained(samples: Samples, given: Names) -> None:
 
 
 def _gaps(samples: Samples, names: Names) -> list[str]:
-    found = {part: lacking(samples, names, part) for part in PARTS if (names == part).any()}
+    there = [part for part in PARTS if (names == part).any()]
+    found = {part: lacking(samples, names, part) for part in there}
     return [f"{len(classes)} classes have no picture in {part}: {first_of(classes)}"
-            for part, classes in found.items() if classes]
+            for part, classes in found.items() if classes] + [
+        f"{len(always)} labels have no known 'no' in {part}: {first_of(always)}; what needs one, "
+        "as specificity and ROC-AUC, is not defined there"
+        for part in there if (always := _never_no(samples, names == part))]
+
+
+def _never_no(samples: Samples, inside: npt.NDArray[np.bool_]) -> list[str]:
+    if samples.label_spec.is_exclusive:
+        return []
+    counts = known_negatives(samples, np.flatnonzero(inside))
+    return [n for n, c in zip(samples.label_spec.class_names, counts, strict=True) if not c]
 
 
 def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:

@@ -66,19 +66,23 @@ def group_means(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Labels and mean probabilities (G, K) of groups, and how many groups had mixed labels.
 
-    Groups whose pictures have different labels are not among the rows. The rest are in the order
-    of their names.
+    Groups whose pictures have different labels are not among the rows; what is unknown of one
+    picture and known of another is no difference. The rest are in the order of their names.
     """
     names, members = np.unique(np.array(groups), return_inverse=True)
     rows = [np.flatnonzero(members == i) for i in range(len(names))]
-    same = [r for r in rows if all(_equal(labels[r[0]], labels[i]) for i in r[1:])]
-    means = [probabilities[r].mean(axis=0) for r in same]
-    first = labels[[r[0] for r in same]]
-    return first, np.array(means).reshape(-1, probabilities.shape[1]), len(rows) - len(same)
+    shared = [(r, label) for r in rows if (label := _shared(labels[r])) is not None]
+    means = [probabilities[r].mean(axis=0) for r, _ in shared]
+    own = np.array([label for _, label in shared], labels.dtype).reshape(-1, *labels.shape[1:])
+    return own, np.array(means).reshape(-1, probabilities.shape[1]), len(rows) - len(shared)
 
 
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.array_equal(np.asarray(a, float), np.asarray(b, float), equal_nan=True))
+def _shared(labels: np.ndarray) -> np.ndarray | None:
+    """What is known of some pictures' labels, the class or (K,); None where they differ."""
+    known = ~np.isnan(labels.astype(float))
+    low = np.where(known, labels, np.inf).min(axis=0)
+    high = np.where(known, labels, -np.inf).max(axis=0)
+    return None if (low < high).any() else np.where(known.any(axis=0), low, np.nan)
 
 
 def _metrics(labels: np.ndarray, probabilities: np.ndarray, spec: LabelSpec) -> Metrics:
