@@ -2,7 +2,6 @@
 
 import json
 import warnings
-
 from dataclasses import replace
 
 import numpy as np
@@ -250,7 +249,8 @@ def test_every_metric_that_can_choose_is_a_number_of_some_labels():
     ordered = replace(ordered, label_spec=replace(ordered.label_spec, kind=LabelKind.ordinal))
     known = {k for f in (ordered, several()) for k in compute_metrics(f)}
     assert set(SELECT_METRICS) <= known
-    assert [n for n in SELECT_METRICS if not higher_is_better(n)] == ["log_loss", "brier", "ece"]
+    assert [n for n in SELECT_METRICS if not higher_is_better(n)] == [
+        "mean_absolute_error", "log_loss", "brier", "ece"]
 
 
 def test_a_metric_to_choose_by_has_to_exist_and_be_defined():
