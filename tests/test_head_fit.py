@@ -83,7 +83,7 @@ def test_each_label_is_scikit_learns_regression_on_its_known_rows(weighted):
         assert found[:, k] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", LabelKind)
+@pytest.mark.parametrize("kind", [LabelKind.single, LabelKind.multi])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_training_loss_has_no_slope_at_the_fit(kind, smoothing):
     features, labels, _ = made() if kind is LabelKind.single else made_multi()
@@ -167,7 +167,7 @@ def test_a_label_that_nobody_knows_stays_at_one_half():
     assert not fit.weight[1].any() and fit.bias[1] == 0
 
 
-@pytest.mark.parametrize("kind", LabelKind)
+@pytest.mark.parametrize("kind", [LabelKind.single, LabelKind.multi])
 def test_folds_never_split_a_group(kind):
     _, labels, _ = made() if kind is LabelKind.single else made_multi()
     groups = np.array([f"patient {i // 4}" for i in range(len(labels))])
