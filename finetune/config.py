@@ -347,6 +347,7 @@ class DecisionsConfig:
     sensitivity: float | None = None  # wished, a threshold for it; above 0, at most 1; unset: none
     specificity: float | None = None  # likewise
     precision: float | None = None  # likewise
+    best_f1: bool = False  # the threshold with the best F1, for each label or the positive class
     costs: list[list[float]] = field(default_factory=list)  # a row for each true class: of answers
     set_level: float | None = 0.9  # share of sets that hold the true class; 0..1; unset: no sets
     set_method: SetMethod = SetMethod.aps

@@ -71,7 +71,7 @@ def _settings(config: Config) -> DecisionSettings | None:
                                "set_method": wishes.set_method.value,
                                "costs": wishes.costs or None}
     asked = (wishes.sensitivity, wishes.specificity, wishes.precision, values["costs"],
-             wishes.set_level, wishes.answered_accuracy)
+             wishes.set_level, wishes.answered_accuracy, wishes.best_f1 or None)
     nothing = wishes.calibration.value == "none" and all(wish is None for wish in asked)
     return None if nothing else DecisionSettings(**values)
 

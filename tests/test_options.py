@@ -135,7 +135,7 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
 }
 ELSEWHERE = {  # seen best where they act
     **dict.fromkeys((f"decisions.{key}" for key in (
-        "calibration", "sensitivity", "specificity", "precision", "costs", "set_level",
+        "calibration", "sensitivity", "specificity", "precision", "best_f1", "costs", "set_level",
         "set_method", "sets_by_class", "sets_randomised", "answered_accuracy", "guarantee")),
         "test_results.py"),
     "data.near_duplicates": "test_likeness.py",

@@ -80,6 +80,7 @@ def test_a_sure_network_is_calibrated_and_sets_cover(both):
     (["decisions.sensitivity=0.95"], ("operating_points",)),
     (["decisions.specificity=0.95"], ("operating_points",)),
     (["decisions.precision=0.8"], ("operating_points",)),
+    (["decisions.best_f1=true"], ("operating_points",)),
     (["decisions.costs=[[0,1],[9,0]]"], ("costs",)),
     (["decisions.set_level=0.7"], ("prediction_sets", "level")),
     (["decisions.set_level=null"], ("prediction_sets",)),
