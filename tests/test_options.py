@@ -130,7 +130,8 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
 ELSEWHERE = {  # seen best where they act
     "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
     "data.duplicates": "test_splits.py",
-    "data.waiver": "test_run.py", "training.cache_features": "test_frozen.py",
+    "data.waiver": "test_run.py", "data.subgroup_columns": "test_subgroups.py",
+    "training.cache_features": "test_frozen.py",
     "training.cache_views": "test_frozen.py", "training.head_strength": "test_frozen.py",
     "training.cache_limit": "test_frozen.py", "data.compare_random": "test_folds.py",
     "tracking.upload_model": "test_tracking.py",
