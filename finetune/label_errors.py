@@ -32,7 +32,7 @@ from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec
 from finetune.training.head_fit import fit_head, split_folds
 
-__all__ = ["find_mislabeled", "out_of_fold_probabilities"]
+__all__ = ["find_mislabeled", "frozen_features", "out_of_fold_probabilities"]
 
 COLUMNS = ("rank", "path", "part", "given", "suggested", "self_confidence", "margin", "flagged")
 
@@ -62,7 +62,7 @@ def find_mislabeled(run: RunDirectory, *, model: str | None = None, weights: str
     with progress_bar("reading pictures", total=0) as done:
         data = assemble_data(config, config.data.root or str(run.path / "pictures"), progress=done)
     refuse_other_data(data, run.environment)
-    features, samples, parts = _features(config, data, device)
+    features, samples, parts = frozen_features(config, data, device)
     probabilities = out_of_fold_probabilities(
         features, samples.labels, label_spec=samples.label_spec, folds=folds,
         groups=_inseparable(samples, data), seed=config.seed)
@@ -128,9 +128,13 @@ def _for_features(config: Config, model: str | None, weights: str | None) -> Con
         data=replace(config.data, views=1))
 
 
-def _features(config: Config, data: Data, device: torch.device,
-              ) -> tuple[Tensor, Samples, list[str]]:
-    """(N, D) what enters the classifier, the pictures in that order, and their parts."""
+def frozen_features(config: Config, data: Data, device: torch.device,
+                    ) -> tuple[Tensor, Samples, list[str]]:
+    """(N, D) what enters the classifier, the pictures in that order, and their parts.
+
+    Raises:
+        ConfigurationError: The network can't be cut before its classifier.
+    """
     model, weights = assemble_model(config, channels=data.channels,
                                     class_names=data.samples.label_spec.class_names)
     say(f"features of {config.model.name}, {weights.source}, as they were before this training")
