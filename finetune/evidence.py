@@ -16,7 +16,7 @@ from finetune.files import hash_file, write_with
 from finetune.report.claim import Facts, write_claim
 from finetune.run_directory import RunDirectory
 
-__all__ = ["write_evidence"]
+__all__ = ["read_facts", "write_evidence"]
 
 FILES = ("config.yaml", "environment.json", "history.jsonl", "metrics.json", "report.html",
          "splits.csv")
@@ -55,12 +55,13 @@ def _entries(run: RunDirectory) -> dict[str, bytes]:
                          f"missing; python -m finetune resume {run.path}")
     found = {name: (run.path / name).read_bytes() for name in FILES}
     found |= {f"predictions/{path.name}": path.read_bytes() for path in answers}
-    found["CLAIM.md"] = write_claim(_facts(run)).encode()
+    found["CLAIM.md"] = write_claim(read_facts(run)).encode()
     sums = [f"{hashlib.sha256(found[name]).hexdigest()}  {name}\n" for name in sorted(found)]
     return {**found, "SHA256SUMS": "".join(sums).encode()}
 
 
-def _facts(run: RunDirectory) -> Facts:
+def read_facts(run: RunDirectory) -> Facts:
+    """What is known of a finished run, for the list of CLAIM."""
     metrics = run.metrics
     part = "test" if "test" in metrics else "val"
     settings: Any = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
