@@ -6,8 +6,8 @@ In each round 5 % and 10 % of the pictures get a wrong label: `any` other class,
 or the class that the network, asked with the right labels, takes for the likeliest other one
 (`alike`), as a person would confuse them. Then the labels are ranked as `python -m finetune
 mislabeled` does it. Of what is flagged: recall is the share of planted errors among it, precision
-the share of it that was planted; both also for as many pictures as were planted ("at n"). Average
-precision is of the ranking by margin, and, beside it, by self-confidence alone. Row `none` counts
+the share of it that was planted; recall also among as many pictures as were planted ("at n"). Average
+precision is of the ranking, and, beside it, by margin and by self-confidence alone. Row `none` counts
 what is flagged in the labels as they come: errors of the data's own, and pictures that are hard;
 they make precision smaller than it is.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 NETWORKS = (("packaged", 96), ("bundled", 64))
 COLUMNS = ("network", "pixels", "planted", "kind", "flagged", "recall", "precision", "recall_at_n",
-           "average_precision", "by_self_confidence", "class_named")
+           "average_precision", "by_margin", "by_self_confidence", "class_named")
 
 
 def main() -> None:
@@ -57,7 +57,6 @@ def of_network(options: argparse.Namespace, weights: str, size: int) -> list[dic
             rounds = [measured(features, labels, clean, spec, share, kind, seed)
                       for seed in range(options.rounds)]
             rows.append({**about, "kind": kind, **measuring.medians(rounds), "each": rounds})
-            print(rows[-1], flush=True)
     return rows
 
 
@@ -120,8 +119,8 @@ def score(suspects: Any, wrong: Any, labels: Any, spec: Any) -> dict[str, Any]:
     return {"planted": count, "flagged": int(flagged.sum()),
             "recall": float(hits[flagged].sum() / count), "precision": float(hits[flagged].mean()),
             "recall_at_n": float(hits[:count].mean()),
-            "average_precision": float(average_precision_score(
-                hits, [-s.margin for s in suspects])),
+            "average_precision": float(average_precision_score(hits, -np.arange(len(hits)))),
+            "by_margin": float(average_precision_score(hits, [-s.margin for s in suspects])),
             "by_self_confidence": float(average_precision_score(
                 hits, [-s.self_confidence for s in suspects])),
             "class_named": float(np.mean(named))}

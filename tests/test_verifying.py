@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,20 +18,30 @@ from finetune.run import fit
 from finetune.run_directory import RunDirectory
 
 
-@pytest.fixture
-def run(tmp_path, without_pages, monkeypatch):
-    """A finished run on 36 pictures of three classes."""
-    monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run on 36 pictures of three classes, and the pictures' folder."""
+    folder, random = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
     for number in range(36):
-        path = tmp_path / "pictures" / "abc"[number % 3] / f"{number}.png"
+        path = folder / "pictures" / "abc"[number % 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = random.integers(0, 100, (24, 32, 3)) + 50 * (number % 3)
         cv2.imwrite(str(path), picture.astype(np.uint8))
     return fit(compose([
-        f"data.root={tmp_path / 'pictures'}", "model.name=resnet10t", "model.weights=null",
+        f"data.root={folder / 'pictures'}", "model.name=resnet10t", "model.weights=null",
         "data.image_size=32", "data.batch_size=8", "data.workers=0", "training.epochs=2",
-        "tracking.mode=disabled", "device=cpu", f"output_dir={tmp_path / 'runs'}"]).config)
+        "tracking.mode=disabled", "device=cpu", f"output_dir={folder / 'runs'}"]).config)
+
+
+@pytest.fixture
+def run(made, tmp_path, without_pages, monkeypatch):
+    """A copy of the run; the pictures are as before afterwards."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made.path, tmp_path / "run")
+    pictures = {path: path.read_bytes() for path in Path(made.config.data.root).rglob("*.png")}
+    yield RunDirectory(tmp_path / "run")
+    for path, content in pictures.items():
+        path.write_bytes(content)
 
 
 def verified(run, capsys, *words):
@@ -89,14 +101,14 @@ def other_weights(run):
 
 
 def other_picture(run):
-    path = next((run.path.parents[1] / "pictures" / "a").iterdir())
+    path = next(Path(run.config.data.root, "a").iterdir())
     cv2.imwrite(str(path), np.full((24, 32, 3), 7, np.uint8))
 
 
 def other_labels(run):
     path = run.predictions_path("test")
     found = Predictions.load(path)
-    Predictions(found.ids, found.logits.argmax(axis=1), found.logits, found.label_spec).save(path)
+    Predictions(found.ids, (found.labels + 1) % 3, found.logits, found.label_spec).save(path)
 
 
 def no_predictions(run):
@@ -160,6 +172,7 @@ def test_a_training_that_is_not_the_same_twice_is_named(run, monkeypatch, capsys
     assert code == 3 and "weights: fc.weight differs" in told and "history: train_loss" in told
 
 
+@pytest.mark.slow
 def test_a_rehearsal_is_verified_twice(tmp_path, without_pages, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["recipe=baseline", "training.epochs=1", "tracking.mode=disabled"]) == 0

@@ -40,8 +40,10 @@ def rank_labels(labels: np.ndarray, probabilities: np.ndarray, *,
                 label_spec: LabelSpec) -> list[Suspect]:
     """Every label that can be judged, the most doubtful first.
 
-    The order is that of the margin ("normalised margin" in the paper). Several labels are judged
-    one by one, as yes or no.
+    The order is that of the mean of two ranks, by self-confidence and by margin (both are the
+    paper's). The first puts labels first that nothing speaks for, the second those for which
+    another class is sure: the mean is never far behind the better one (docs/evidence.md). Several
+    labels are judged one by one, as yes or no.
 
     Args:
         labels: (N,) class indices, or (N, K) of 0, 1 and NaN = unknown.
@@ -53,7 +55,9 @@ def rank_labels(labels: np.ndarray, probabilities: np.ndarray, *,
     else:
         found = [suspect for place, name in enumerate(label_spec.class_names)
                  for suspect in _ranked_of_label(labels[:, place], probabilities[:, place], name)]
-    return sorted(found, key=lambda suspect: suspect.margin)
+    margin, own = (np.unique(values, return_inverse=True)[1] for values in (
+        [suspect.margin for suspect in found], [suspect.self_confidence for suspect in found]))
+    return [found[i] for i in np.argsort(margin + own, kind="stable")]
 
 
 def _ranked_of_label(labels: np.ndarray, probabilities: np.ndarray, name: str) -> list[Suspect]:
