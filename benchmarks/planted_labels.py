@@ -5,11 +5,11 @@
 In each round 5 % and 10 % of the pictures get a wrong label: `any` other class, all alike likely,
 or the class that the network, asked with the right labels, takes for the likeliest other one
 (`alike`), as a person would confuse them. Then the labels are ranked as `python -m finetune
-mislabeled` does it. Of what is flagged: recall is the share of planted errors among it, precision
-the share of it that was planted; recall also among as many pictures as were planted ("at n"). Average
-precision is of the ranking, and, beside it, by margin and by self-confidence alone. Row `none` counts
-what is flagged in the labels as they come: errors of the data's own, and pictures that are hard;
-they make precision smaller than it is.
+mislabeled` does it. Recall is the share of planted errors that is flagged, precision the share of
+what is flagged that was planted; "recall at n" is among as many labels as were planted, from the
+top. Average precision is of the ranking, and, beside it, by margin and by self-confidence alone.
+Row `none` counts what is flagged in the labels as they come: errors of the data's own, and pictures
+that are hard; they make precision smaller than it is.
 """
 
 import argparse
