@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -170,6 +171,17 @@ def test_a_training_that_is_not_the_same_twice_is_named(run, monkeypatch, capsys
     monkeypatch.setattr(verifying, "fit", differing)
     code, told = verified(run, capsys, "--twice")
     assert code == 3 and "weights: fc.weight differs" in told and "history: train_loss" in told
+
+
+def test_the_archive_of_a_real_run_knows_its_settings_and_is_small(run, tmp_path, capsys):
+    assert main(["evidence", str(run.path), str(tmp_path / "e.zip")]) == 0
+    assert "read it before you hand it out" in capsys.readouterr().out
+    with zipfile.ZipFile(tmp_path / "e.zip") as archive:
+        claim = archive.read("CLAIM.md").decode()
+        assert archive.read("report.html") == (run.path / "report.html").read_bytes()
+    assert "training.epochs=2" in claim and "=default" not in claim
+    assert "None" not in claim.replace("None.", "") and "36 pictures" in claim
+    assert (tmp_path / "e.zip").stat().st_size < 3_000_000
 
 
 @pytest.mark.slow
