@@ -147,7 +147,7 @@ def _setting(facts: Facts, section: str, key: str) -> Any:
 def _selection(facts: Facts) -> str:
     chosen = facts.metrics["selection"]
     return (f"Epoch {chosen['epoch']}, by {chosen['metric']} on the validation part "
-            f"({_number(chosen['value'])}); the test part had no say.")
+            f"({_number(chosen['value'])}); the test part had no say in this run.")
 
 
 def _ensembling(facts: Facts) -> str:
@@ -189,7 +189,8 @@ def _internal(facts: Facts) -> str:
     if facts.part == "val":
         return ("There is no test part: the numbers are of validation pictures, which also chose "
                 "the epoch, and flatter.")
-    return f"Test part, measured once after training: {facts.values['count']} pictures."
+    return (f"Test part, {facts.values['count']} pictures; in this run it was measured after "
+            "training and chose nothing.")
 
 
 def _external(facts: Facts) -> str:
