@@ -76,6 +76,7 @@ MORE = {
     "data.decoding": "see [reading](data.md#reading)",
     "data.pack": "see [reading](data.md#reading)",
     "data.batch_size": "see [batches](method.md#the-size-of-a-batch)",
+    "data.subgroup_columns": "see [for whom it fails](evidence.md#for-whom-it-fails)",
     "data.sampling": "balanced draws with replacement, all classes equally often",
     "data.unreadable": "see [unreadable pictures](data.md#unreadable-pictures)",
     "data.split": "see [splits](data.md#splits)",

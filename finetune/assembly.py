@@ -16,6 +16,7 @@ from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.splits import Split
 from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, first_of
+from finetune.evaluation.subgroups import choose_columns
 from finetune.likeness import Likeness, find_likeness, likeness_warnings
 from finetune.specs import Dtype, InputSpec, LabelKind, OrdinalLink
 
@@ -88,6 +89,7 @@ def assemble_data(config: Config, root: str, *,
 
     Raises:
         DataError: Broken pictures, leaks, classes too small, and so on.
+        ConfigurationError: A column that is named does not exist.
     """
     data = config.data
     splits_file = None if data.splits_file is None else _splits_file(root, data.splits_file)
@@ -98,6 +100,7 @@ def assemble_data(config: Config, root: str, *,
         group_column=data.group_column, group_from=data.group_from,
         positive_class=data.positive_class, splits_file=splits_file,
         label_kind=data.label_kind, class_order=data.class_order)
+    choose_columns(samples.metadata, data.subgroup_columns)
     warnings = list(samples.warnings)
     if splits_file is not None:
         samples, notes = read_splits_file(samples, splits_file)

@@ -40,6 +40,11 @@ Runs
                           folder of folds, those that are missing
   evaluate RUN            measure the chosen weights again on the test part
   report RUN              write report.html and figures/ again
+  mislabeled RUN [--model NAME] [--weights W] [--folds N]
+                          labels that are probably wrong: mislabeled.html and .csv in the run
+  verify RUN [--twice]    whether versions, data, weights, split, settings, predictions and metrics
+                          are the run's own; --twice: whether training twice gives the same bits
+  evidence RUN FILE.zip   what a reviewer needs, with the CLAIM 2024 checklist
 
 Weights without a network
   weights ls              which are on this machine, where, under which licence
@@ -254,6 +259,40 @@ def _report(words: list[str]) -> int:
     return 0
 
 
+def _mislabeled(words: list[str]) -> int:
+    parser = _parser("mislabeled", ["run"])
+    parser.add_argument("--model", help="another network for the features")
+    parser.add_argument("--weights", help="other weights for the features")
+    parser.add_argument("--folds", type=int, default=5, choices=range(2, 101), metavar="N")
+    given = parser.parse_args(words)
+    run = _single_run(given.run)
+    from finetune.label_errors import find_mislabeled
+
+    find_mislabeled(run, model=given.model, weights=given.weights, folds=given.folds)
+    return 0
+
+
+def _verify(words: list[str]) -> int:
+    parser = _parser("verify", ["run"])
+    parser.add_argument("--twice", action="store_true",
+                        help="train twice for an epoch and compare bit by bit")
+    given = parser.parse_args(words)
+    run = _single_run(given.run)
+    from finetune import verifying
+
+    (verifying.train_twice if given.twice else verifying.verify)(run)
+    return 0
+
+
+def _evidence(words: list[str]) -> int:
+    given = _parse("evidence", ["run", "file"], words)
+    run = _single_run(given.run)
+    from finetune.evidence import write_evidence
+
+    write_evidence(run, Path(given.file).expanduser())
+    return 0
+
+
 def _weights(words: list[str]) -> int:
     parser = _parser("weights", [])
     kinds = parser.add_subparsers(dest="what", required=True, metavar="ls | fetch | verify")
@@ -303,7 +342,7 @@ def _cache(words: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
     "evaluate": _evaluate, "report": _report, "summary": _summary, "weights": _weights,
-    "cache": _cache,
+    "cache": _cache, "mislabeled": _mislabeled, "verify": _verify, "evidence": _evidence,
 }
 
 

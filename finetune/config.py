@@ -237,6 +237,7 @@ class DataConfig:
     time_column: str | None = None  # time: of the CSV; ISO dates or numbers
     site_column: str | None = None  # site: of the CSV
     test_site: str | None = None  # site: the one that is tested
+    subgroup_columns: str | None = None  # of the CSV, separated by commas: metrics by their values
     folds: int = 5  # kfold: 2..100
     fold: int | None = None  # kfold: which one is tested, from 1; unset: all, in turn
     compare_random: bool = False  # train on a random split too, and tell both numbers

@@ -22,8 +22,8 @@ from finetune.models.parameters import ParameterGroup
 from finetune.models.weights import WeightsReport
 from finetune.specs import InputSpec
 
-__all__ = ["depth_table", "describe_environment", "describe_folds", "differences_to_now",
-           "read_versions", "refuse_other_data", "without_weights"]
+__all__ = ["current_commit", "depth_table", "describe_environment", "describe_folds",
+           "differences_to_now", "read_versions", "refuse_other_data", "without_weights"]
 
 _PACKAGES = ("finetune-images", "torch", "torchvision", "timm", "albumentations", "numpy",
              "pillow", "opencv-python-headless", "scikit-learn", "hydra-core", "wandb")
@@ -48,7 +48,7 @@ def describe_environment(config: Config, data: Data, spec: InputSpec, weights: W
     return {
         "command": _command(overrides),
         "versions": read_versions(),
-        "commit": _commit(),
+        "commit": current_commit(),
         "hardware": {"machine": platform.machine(), "device": device_name(torch.device(device))},
         "device": device,
         "threads": torch.get_num_threads(),
@@ -67,7 +67,7 @@ def describe_environment(config: Config, data: Data, spec: InputSpec, weights: W
 def describe_folds(config: Config, overrides: Sequence[str]) -> dict[str, Any]:
     """The content of ``environment.json`` of the folder around all folds."""
     data = config.data
-    return {"command": _command(overrides), "versions": read_versions(), "commit": _commit(),
+    return {"command": _command(overrides), "versions": read_versions(), "commit": current_commit(),
             "seed": config.seed, "rehearsal": None, "warnings": [],
             "data": {"root": data.root, "split_method": "kfold", "split_seed": data.split_seed,
                      "folds": data.folds}}
@@ -110,7 +110,7 @@ def _describe_data(config: Config, data: Data) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """The commit of this package's own checkout; an installed one has none."""
     home = Path(__file__).resolve().parents[1]
     if not (home / ".git").exists():

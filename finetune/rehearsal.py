@@ -18,7 +18,7 @@ SOURCES = ("data.format", "data.labels_file", "data.path_column", "data.label_co
            "data.duplicates", "data.unreadable", "data.channels", "data.x_column",
            "data.y_column", "data.place_from", "data.block_size", "data.block_buffer",
            "data.time_column", "data.site_column", "data.test_site", "data.folds", "data.fold",
-           "data.compare_random")
+           "data.compare_random", "data.subgroup_columns")
 
 
 def replacements(config: Config, recipe: Mapping[str, Any],

@@ -3,7 +3,7 @@
 Both take logits of validation and test pictures; neither sees a picture or a network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from finetune.evaluation.decisions import (
 from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.subgroups import measure_subgroups
 from finetune.specs import LabelKind, LabelSpec
 
 __all__ = ["check_wishes", "decide", "for_selection", "measure_answers"]
@@ -46,11 +47,18 @@ def for_selection(config: Config, val: Predictions) -> Predictions:
     return selection_part(val, seed=config.data.split_seed) if _settings(config) else val
 
 
-def measure_answers(answers: Mapping[str, Predictions]) -> dict[str, Any]:
-    """Metrics of each part, and under ``intervals`` theirs."""
+def measure_answers(answers: Mapping[str, Predictions],
+                    columns: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Metrics of each part, and under ``intervals`` theirs.
+
+    Under ``subgroups`` are those of each value of a column of test, or else of validation.
+    """
     metrics: dict[str, Any] = {part: compute_metrics(given) for part, given in answers.items()}
     intervals = {part: compute_intervals(given, metrics[part]) for part, given in answers.items()}
-    return metrics | {"intervals": intervals}
+    metrics["intervals"] = intervals
+    if columns:
+        metrics["subgroups"] = measure_subgroups(answers.get("test", answers["val"]), columns)
+    return metrics
 
 
 def decide(config: Config, answers: Mapping[str, Predictions],

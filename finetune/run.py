@@ -34,6 +34,7 @@ from finetune.environment import (
 from finetune.errors import CheckError, DataError, InputError
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.subgroups import choose_columns
 from finetune.fastest import settle_arithmetic
 from finetune.files import write_json
 from finetune.fitting import settle_batch_size
@@ -210,7 +211,9 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
         predictions = predict_part(method, data, part, final=True, watched=signals.watched)
         predictions.save(run.predictions_path(part))
         answers[part] = predictions
-    metrics = measure_answers(answers)
+    reported = data.part("test" if "test" in answers else "val")
+    metrics = measure_answers(answers, choose_columns(reported.metadata,
+                                                      config.data.subgroup_columns))
     decisions, metrics["decisions"] = decide(config, answers)
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
                             "pictures": len(for_selection(config, answers["val"])),

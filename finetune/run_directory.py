@@ -10,9 +10,11 @@ from typing import Any
 from finetune.composition import dump_config, load_config
 from finetune.config import Config
 from finetune.errors import FinetuneError, InputError, closest
-from finetune.files import write_json, write_text
+from finetune.files import hash_file, write_json, write_text
 
 __all__ = ["RunDirectory"]
+
+HASHED = ("config.yaml", "splits.csv")  # written before anything is trained
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,14 @@ class RunDirectory:
         write_text(self.path / "config.yaml", dump_config(config))
 
     def write_environment(self, values: dict[str, Any]) -> None:
-        """Write ``environment.json``."""
-        write_json(self.path / "environment.json", values)
+        """Write ``environment.json``.
+
+        The first time, when the run begins, hashes of its configuration and split are added, as
+        ``files``; ``verify`` compares with them.
+        """
+        kept = values.get("files") or {name: hash_file(self.path / name) for name in HASHED
+                                       if (self.path / name).is_file()}
+        write_json(self.path / "environment.json", {**values, "files": kept})
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Write ``history.jsonl`` anew, a line an epoch."""

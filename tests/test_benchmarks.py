@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "models", "planted_leaks",
-    "scaling", "startup")), *PEERS]
+    "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "models", "planted_labels",
+    "planted_leaks", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -223,3 +224,21 @@ def test_calibration_and_sets_are_measured_in_small(load, tmp_path, monkeypatch,
         "temperature", "bias_corrected", "vector", "per_label"}
     assert all(row["coverage"] > 0.85 and row["resplits"] == 10 for row in found["sets"])
     assert "log loss rose beyond its interval in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["any", "alike"])
+def test_planted_labels_are_wrong_where_told_and_a_perfect_ranking_scores_one(load, kind):
+    from finetune.evaluation.label_errors import Suspect
+    from finetune.specs import LabelKind, LabelSpec
+
+    script = load("planted_labels")
+    random, spec = np.random.default_rng(0), LabelSpec(LabelKind.single, ("a", "b", "c"))
+    labels, clean = random.integers(0, 3, 200), random.dirichlet((1, 1, 1), 200)
+    planted, wrong = script.plant(labels, clean, 0.1, kind, 1)
+    assert wrong.sum() == 20 and ((planted != labels) == wrong).all()
+    order = np.argsort(~wrong, kind="stable")
+    suspects = [Suspect(int(i), spec.class_names[planted[i]], spec.class_names[labels[i]],
+                        rank / 200, rank / 200, rank < 10) for rank, i in enumerate(order)]
+    found = script.score(suspects, wrong, labels, spec)
+    assert (found["recall"], found["precision"], found["recall_at_n"]) == (0.5, 1, 1)
+    assert found["average_precision"] == found["by_margin"] == found["class_named"] == 1
