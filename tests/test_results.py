@@ -194,3 +194,20 @@ def test_torn_lines_of_looks_are_passed_over(words):
     with (run.path.parent / "test_looks.jsonl").open("a") as stream:
         stream.write('{"data": "cut off\n[]\n')
     assert count_looks(run) == 1
+
+
+def test_a_run_says_for_whom_it_fails(tmp_path, words):
+    random = np.random.default_rng(3)
+    rows = ["path,label,site"]
+    for i in range(160):
+        image = random.integers(0, 150, (24, 24, 3)) + (i % 2) * 60
+        from PIL import Image
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},{'north' if i % 3 else 'south <b>'}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    run = fit(compose([*words[1:], f"data.root={tmp_path}", "data.labels_file=table.csv",
+                       "data.subgroup_columns=site", "data.test_fraction=0.5"]).config)
+    found = run.metrics["subgroups"]["columns"]["site"]
+    assert {row["value"] for row in found["values"]} >= {"north"}
+    page = (run.path / "report.html").read_text()
+    assert "For whom it fails" in page and "<b>south" not in page and "north" in page

@@ -65,7 +65,7 @@ def write_report(folder: Path, read_picture: ReadPicture | None = None) -> Path:
         settings=_settings(folder), titles=titles, splits=SPLITS, parts=_parts(environment),
         headline={key: titles[key] for key in HEADLINE if key in values},
         intervals=_intervals(metrics, part), unreliable=_unreliable(_intervals(metrics, part)),
-        decisions=metrics.get("decisions", {}), looks=count_looks(run) if part == "test" else 0,
+        subgroup_columns=_subgroup_columns, decisions=metrics.get("decisions", {}), looks=count_looks(run) if part == "test" else 0,
         per_class=measured_by_class(values), per_group=measured_by_class(values.get("groups", {})),
         columns=_columns(values), single=single, absent=_absent(values),
         depths=_depths(environment, run.history), figures=_figures(folder),
@@ -147,6 +147,11 @@ def _unreliable(intervals: dict[str, Any]) -> list[str]:
     reasons = [reason for entry in entries if not entry["reliable"]
                for reason in (entry["why"] or "").split("; ")]
     return list(dict.fromkeys(filter(None, reasons)))[:3]
+
+
+def _subgroup_columns(found: dict[str, Any]) -> list[str]:
+    """The metrics that the values of a column have, in the order of the first."""
+    return list(dict.fromkeys(key for row in found["values"] for key in row["metrics"]))
 
 
 def _absent(values: dict[str, Any]) -> list[str]:
