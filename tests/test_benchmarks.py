@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "calibration_and_sets", "evaluation", "frozen", "gpu", "models", "scaling", "startup")),
-    *PEERS]
+    "calibration_and_sets", "evaluation", "frozen", "gpu", "models", "planted_leaks", "scaling",
+    "startup")), *PEERS]
 
 
 @pytest.fixture
