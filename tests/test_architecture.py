@@ -21,7 +21,7 @@ LAYERS = [
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting"},
-    {"plan", "run", "inspect_models", "folds", "random_split", "launch"},
+    {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
@@ -29,7 +29,8 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
-                "fastest", "fitting", "frozen", "dividing", "folds", "random_split", "launch"}
+                "fastest", "fitting", "frozen", "dividing", "folds", "random_split", "launch",
+               "auditing"}
 
 
 def unit(path):

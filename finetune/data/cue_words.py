@@ -8,11 +8,28 @@ import numpy.typing as npt
 
 from finetune.data.cues import Cue
 
-__all__ = ["tell"]
+__all__ = ["MOST_CLASSES", "tell", "tell_by_class"]
 
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+MOST_CLASSES = 12   # that are named one by one
 _MOST_VALUES = 50  # that are looked at, the most frequent ones
+
+
+def tell_by_class(cue: Cue, labels: Labels, class_names: Sequence[str]) -> str:
+    """How many pictures of each class have the property that `tell` tells of words; else "".
+
+    Only for 3 to 12 classes: fewer are told whole already.
+    """
+    own = labels[cue.rows]
+    classes = np.unique(own).tolist()
+    if cue.words is None or not 2 < len(classes) <= MOST_CLASSES:
+        return ""
+    best = max(_of_words(cue.words, own), key=lambda t: (round(t.contrast, 6), -t.label, t.text))
+    has = np.array(cue.words) == best.text
+    return f"{best.text}: " + ", ".join(
+        f"{int((has & (own == c)).sum()):,} of {int((own == c).sum()):,} {class_names[c]!r}"
+        for c in classes)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,6 @@ class Glance:
         format: ``JPEG``, ``PNG`` …, or the name's ending where Pillow doesn't know it.
         exif: Whether there are EXIF data.
         quantisation: Mean step of JPEG's luminance table; 0: not a JPEG.
-        sampling: JPEG's chroma subsampling, 0 to 2; -1: none or another.
         brightness: Mean over all pixels and channels, in the picture's own unit.
         border: (3,) mean of the outer frame for the first three channels.
         corners: (4,) means of patches in the corners.
@@ -79,7 +78,6 @@ class Glance:
     format: str
     exif: bool
     quantisation: float
-    sampling: int
     brightness: float
     border: tuple[float, ...]
     corners: tuple[float, ...]
@@ -121,18 +119,18 @@ def _glance(source: PictureSource, name: str) -> Glance | None:
                   corners=_corners(grey), is_grey=_is_grey(pixels))
 
 
-def _header(content: bytes, name: str) -> tuple[str, bool, float, int]:
-    """Format, EXIF, quantisation and sampling, without decoding."""
+def _header(content: bytes, name: str) -> tuple[str, bool, float]:
+    """Format, EXIF and quantisation, without decoding."""
     ending = PurePosixPath(name).suffix.removeprefix(".").upper() or "no format"
     try:
         with caught_warnings(), Image.open(io.BytesIO(content)) as image:
             has_exif = "exif" in image.info or bool(image.getexif())
             if not isinstance(image, JpegImagePlugin.JpegImageFile):
-                return image.format or ending, has_exif, 0.0, -1
+                return image.format or ending, has_exif, 0.0
             step = float(np.mean(image.quantization.get(0, [0])))
-            return "JPEG", has_exif, step, int(JpegImagePlugin.get_sampling(image))
+            return "JPEG", has_exif, step
     except (UnidentifiedImageError, Image.DecompressionBombError, *BROKEN):
-        return ending, False, 0.0, -1
+        return ending, False, 0.0
 
 
 def _frame(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -200,8 +198,8 @@ def _glanced(looked_at: Indices, glances: Sequence[Glance | None]) -> list[Cue]:
     return [
         Cue("file format", CueKind.seen, rows, words=[g.format for g in seen]),
         Cue("JPEG compression", CueKind.seen, rows,
-            numbers=np.array([(g.quantisation, g.sampling) for g in seen], np.float64),
-            columns=("mean quantisation step", "chroma subsampling")),
+            numbers=np.array([[g.quantisation] for g in seen]),
+            columns=("mean quantisation step",)),
         Cue("EXIF data", CueKind.source, rows,
             words=["with EXIF data" if g.exif else "without EXIF data" for g in seen]),
         Cue("brightness", CueKind.content, rows, numbers=np.array([[g.brightness] for g in seen]),

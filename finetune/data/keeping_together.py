@@ -12,10 +12,10 @@ _RANK = {"train": 0, "val": 1, "test": 2}
 
 
 def keep_together(samples: Samples, together: Sequence[Sequence[int]]) -> tuple[Samples, int]:
-    """The samples with each set moved to the last of its parts (test, else val), and how many moved.
+    """The samples with each set moved to the last of its parts, and how many moved.
 
-    No picture is lost, and pictures of the given test part stay there, so that results stay
-    comparable. Samples without a given split stay as they are.
+    The last one is test, else val. No picture is lost, and pictures of the given test part stay
+    there, so that results stay comparable. Samples without a given split stay as they are.
 
     Args:
         samples: The pictures.

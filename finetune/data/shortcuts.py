@@ -1,19 +1,19 @@
-"""How well the label can be told from what isn't content: shortcuts (Geirhos 2020, arXiv 2004.07780).
+"""How well the label can be told from what isn't content: shortcuts.
 
-A small decision tree is given one cue at a time. Its balanced accuracy, cross-validated with
-duplicates and groups kept together, is compared with what it reaches on permuted labels.
+See Geirhos 2020 (arXiv 2004.07780). A small decision tree is given one cue at a time. Its balanced
+accuracy, cross-validated with duplicates and groups kept together, is compared with what it reaches
+on permuted labels.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.cue_words import tell
+from finetune.data.cue_words import tell, tell_by_class
 from finetune.data.cues import Cue, CueKind
 
 __all__ = ["CueResult", "Verdict", "choose_sample", "find_shortcuts", "mean_recall_interval"]
@@ -52,6 +52,7 @@ class CueResult:
         count: Pictures used.
         units: Sets of pictures that belong together among these.
         words: The difference in plain words with counts; "" without one.
+        by_class: The same property in each class; "" where ``words`` tell everything.
     """
 
     name: str
@@ -63,7 +64,8 @@ class CueResult:
     p_value: float
     count: int
     units: int
-    words: str
+    words: str = ""
+    by_class: str = ""
 
 
 def choose_sample(ids: Sequence[str], labels: Labels, *, limit: int = 2000) -> list[int]:
@@ -125,7 +127,8 @@ def find_shortcuts(cues: Sequence[Cue], labels: Labels, units: npt.NDArray[np.in
     made = [_result(cue, own, guess, trial.units, (1 + int(b)) / (1 + permutations), model_gain)
             for cue, guess, b in zip(cues, observed, beaten, strict=True)]
     told = [_with_words(r, cue, labels, class_names) for r, cue in zip(made, cues, strict=True)]
-    return sorted(told, key=lambda r: (list(Verdict).index(r.verdict), -r.balanced_accuracy, r.name))
+    rank = list(Verdict).index
+    return sorted(told, key=lambda r: (rank(r.verdict), -r.balanced_accuracy, r.name))
 
 
 def _measurable(rows: npt.NDArray[np.int64], labels: Labels,
@@ -234,7 +237,7 @@ def _result(cue: Cue, labels: Labels, guess: Labels, units: npt.NDArray[np.int64
               and interval[0] > chance)
     verdict = _verdict(cue.kind, value - chance, model_gain) if counts else Verdict.nothing
     return CueResult(cue.name, cue.kind, verdict, value, interval, chance, p_value, len(labels),
-                     len(np.unique(units)), "")
+                     len(np.unique(units)))
 
 
 def _verdict(kind: CueKind, gain: float, model_gain: float | None) -> Verdict:
@@ -247,7 +250,9 @@ def _verdict(kind: CueKind, gain: float, model_gain: float | None) -> Verdict:
     return Verdict.note
 
 
-def _with_words(result: CueResult, cue: Cue, labels: Labels, class_names: Sequence[str]) -> CueResult:
-    values: dict[str, Any] = vars(result)
-    known = result.verdict is not Verdict.nothing
-    return CueResult(**{**values, "words": tell(cue, labels, class_names) if known else ""})
+def _with_words(result: CueResult, cue: Cue, labels: Labels,
+                class_names: Sequence[str]) -> CueResult:
+    if result.verdict is Verdict.nothing:
+        return result
+    by_class = "" if cue.kind is CueKind.name else tell_by_class(cue, labels, class_names)
+    return replace(result, words=tell(cue, labels, class_names), by_class=by_class)
