@@ -88,7 +88,7 @@ def _shortcuts(data: Collection) -> list[Finding]:
         if cue.words:
             level = Level(cue.verdict.value)
             found.append(Finding(level, f"cue:{cue.name}", (
-                f"{cue.name}: {cue.words}"), tuple(filter(None, [cue.by_class, (
+                f"{cue.name}: {cue.words}"), tuple(filter(None, [cue.by_class, cue.remark, (
                     f"told from it alone: balanced accuracy {cue.balanced_accuracy:.2f} (95 % "
                     f"interval {cue.interval[0]:.2f} to {cue.interval[1]:.2f}, chance "
                     f"{cue.chance:.2f}, permutation p {cue.p_value:.2g})"), _MEANING[

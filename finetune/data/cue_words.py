@@ -13,6 +13,7 @@ __all__ = ["MOST_CLASSES", "tell", "tell_by_class"]
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 MOST_CLASSES = 12   # that are named one by one
+_ARE = ("colour mode", "EXIF data", "colours")  # cues whose words follow "is"
 _MOST_VALUES = 50  # that are looked at, the most frequent ones
 
 
@@ -112,13 +113,11 @@ def _short(value: float) -> str:
 
 def _sentence(tale: _Tale, cue: Cue, labels: Labels, class_names: Sequence[str]) -> str:
     text, name = tale.text, class_names[tale.label]
-    verb = "is" if cue.words is not None and cue.name == "colour mode" else "has"
+    verb = "is" if cue.words is not None and cue.name in _ARE else "has"
     if cue.name == "name pattern":
         text = f"a name like {text!r}"
     elif cue.name == "file format":
         text = f"the format {text}"
-    elif cue.name == "EXIF data":
-        verb = "is"
     first = _counted(tale.inside, tale.size, f"{name!r} picture", verb, text)
     if not tale.rest:
         return first

@@ -51,6 +51,7 @@ class Cue:
         words: One for each row, or None where it is numbers.
         numbers: (M, F), NaN where unknown, or None where it is words.
         columns: What each number is, such as ``width in px``.
+        remark: A sentence beside what is measured.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Cue:
     words: list[str] | None = None
     numbers: Numbers | None = None
     columns: tuple[str, ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def cues_of(ids: Sequence[str], facts: Sequence[PictureFacts], sizes: Sequence[i
     shapes = np.array([(f.width, f.height) for f in facts], np.float64).reshape(-1, 2)
     stems = [PurePosixPath(name).stem for name in ids]
     cues = [
-        Cue("colour mode", CueKind.seen, every, words=[_mode(f) for f in facts]),
+        Cue("colour mode", CueKind.seen, every, words=[_mode(f) for f in facts],
+            remark=_without_colours(facts, looked_at, glances)),
         Cue("picture size", CueKind.seen, every,
             numbers=np.column_stack([shapes, shapes[:, 0] / shapes[:, 1]]),
             columns=("width in px", "height in px", "width / height")),
@@ -188,6 +191,17 @@ def _mode(facts: PictureFacts) -> str:
     return {"L": "grey", "1": "black and white", "P": "palette"}.get(facts.mode, facts.mode)
 
 
+def _without_colours(facts: Sequence[PictureFacts], looked_at: Sequence[int],
+                     glances: Sequence[Glance | None]) -> str:
+    """How many pictures with colour channels hold no colours."""
+    grey = [g.is_grey for i, g in zip(looked_at, glances, strict=True)
+            if g is not None and facts[i].channels >= 3]
+    if not any(grey):
+        return ""
+    return (f"{sum(grey):,} of {len(grey):,} pictures with colour channels that were looked at "
+            "hold no colours: to a network these look like grey ones, but for their rounding")
+
+
 def _glanced(looked_at: Indices, glances: Sequence[Glance | None]) -> list[Cue]:
     rows = looked_at[[g is not None for g in glances]]
     seen = [g for g in glances if g is not None]
@@ -202,6 +216,8 @@ def _glanced(looked_at: Indices, glances: Sequence[Glance | None]) -> list[Cue]:
             columns=("mean quantisation step",)),
         Cue("EXIF data", CueKind.source, rows,
             words=["with EXIF data" if g.exif else "without EXIF data" for g in seen]),
+        Cue("colours", CueKind.content, rows,
+            words=["without colours" if g.is_grey else "in colour" for g in seen]),
         Cue("brightness", CueKind.content, rows, numbers=np.array([[g.brightness] for g in seen]),
             columns=("mean brightness",)),
         Cue("border colours", CueKind.content, rows, numbers=np.array([g.border for g in seen]),

@@ -53,6 +53,7 @@ class CueResult:
         units: Sets of pictures that belong together among these.
         words: The difference in plain words with counts; "" without one.
         by_class: The same property in each class; "" where ``words`` tell everything.
+        remark: Of the cue.
     """
 
     name: str
@@ -66,6 +67,7 @@ class CueResult:
     units: int
     words: str = ""
     by_class: str = ""
+    remark: str = ""
 
 
 def choose_sample(ids: Sequence[str], labels: Labels, *, limit: int = 2000) -> list[int]:
@@ -255,4 +257,5 @@ def _with_words(result: CueResult, cue: Cue, labels: Labels,
     if result.verdict is Verdict.nothing:
         return result
     by_class = "" if cue.kind is CueKind.name else tell_by_class(cue, labels, class_names)
-    return replace(result, words=tell(cue, labels, class_names), by_class=by_class)
+    return replace(result, words=tell(cue, labels, class_names), by_class=by_class,
+                   remark=cue.remark)

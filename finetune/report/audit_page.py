@@ -46,7 +46,7 @@ def write_audit_page(path: Path, name: str, data: Collection, findings: Sequence
               "hidden": max(0, len(f.pictures) - SETS)} for f in findings]
     counts = {level.value: sum(f.level is level for f in findings) for level in Level}
     page = _template().render(
-        name=name, style=Markup(_style()), findings=shown, counts=counts,  # noqa: S704
+        name=name, style=Markup(_style()), findings=shown, counts=counts,
         pictures=len(data.samples), cues=data.cues, most=MOST_ROWS, tables=tables,
         parts=list(next(iter(tables["classes"].values()))))
     return write_text(path, page)
