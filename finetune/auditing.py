@@ -15,6 +15,7 @@ from finetune.composition import compose
 from finetune.config import DataConfig, SplitChoice
 from finetune.console import progress_bar, say, table
 from finetune.data.audit import find_faults, same_units, tables
+from finetune.data.cue_words import MOST_CLASSES
 from finetune.data.cues import cues_of, glance_at
 from finetune.data.descriptors import describe_pictures
 from finetune.data.findings import Collection, Finding, Level
@@ -24,7 +25,7 @@ from finetune.data.near_duplicates import NearPair, find_near_duplicates, near_d
 from finetune.data.samples import Samples
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.shortcuts import PERMUTATIONS, CueResult, choose_sample, find_shortcuts
-from finetune.data.splits import write_splits
+from finetune.data.splits import class_counts, write_splits
 from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, InputError, first_of
 from finetune.files import write_json
@@ -213,8 +214,8 @@ def _plain(root: str, data: Collection, findings: Sequence[Finding]) -> dict[str
 def write_fixed_splits(path: Path, config: DataConfig, data: Collection) -> Path:
     """Write a splits file in which duplicates, certain near ones and groups are kept together.
 
-    A given split is changed as little as possible: what lies across goes to test, else to val;
-    val is cut from train where there is none. Undivided pictures are divided as training would.
+    A given split is changed as little as possible: what lies across goes where most of it is; val
+    is cut from train where there is none. Undivided pictures are divided as training would.
 
     Raises:
         DataError: Classes too small to be divided, or missing from train.
@@ -225,7 +226,11 @@ def write_fixed_splits(path: Path, config: DataConfig, data: Collection) -> Path
         moved = 0  # a new split is asked for
     split = divide(config, samples, together)
     write_splits(path, samples, split)
-    counts = {part: int(np.sum(split.names == part)) for part in ("train", "val", "test")}
+    rows = class_counts(samples, split)
+    parts = list(next(iter(rows.values())))
+    counts = {part: int(np.sum(split.names == part)) for part in parts}
+    if len(rows) <= MOST_CLASSES:
+        table(f"{path.name}", ["class", *parts], [[n, *row.values()] for n, row in rows.items()])
     for text in split.warnings:
         if "identical" not in text:  # they were told, and near ones are no identical ones
             say(f"    {text}")

@@ -98,9 +98,9 @@ def _shortcuts(data: Collection) -> list[Finding]:
 
 
 _MEANING = {
-    "seen": "A network sees this, or what it does to the pixels: bring all pictures to one form, "
-            "such as data.channels=1 or one size and compression, or get pictures of all classes "
-            "from the same sources",
+    "seen": "The classes were stored in different ways, and a network may see what that does to "
+            "the pixels. Bring all pictures to one form (data.channels=1, one size, one "
+            "compression), or get pictures of all classes from the same sources",
     "source": "No network sees this itself. It tells that the classes come from different sources, "
               "which pixels may tell too",
     "name": "Names tell the class; harmless unless the order or the source matters: no network "

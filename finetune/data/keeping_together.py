@@ -1,5 +1,6 @@
 """A given split, changed as little as possible so that what belongs together is in one part."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ _RANK = {"train": 0, "val": 1, "test": 2}
 
 
 def keep_together(samples: Samples, together: Sequence[Sequence[int]]) -> tuple[Samples, int]:
-    """The samples with each set moved to the last of its parts, and how many moved.
+    """The samples with each set moved to the part where most of it is, and how many moved.
 
-    The last one is test, else val. No picture is lost, and pictures of the given test part stay
-    there, so that results stay comparable. Samples without a given split stay as they are.
+    The fewest pictures change their part; a tie goes to test, else to val. No picture is lost.
+    Samples without a given split stay as they are.
 
     Args:
         samples: The pictures.
@@ -29,10 +30,10 @@ def keep_together(samples: Samples, together: Sequence[Sequence[int]]) -> tuple[
             groups.setdefault(group, []).append(index)
     given = list(samples.given_split)
     for members in joined(len(samples), [*together, *groups.values()]):
-        parts = {given[i] for i in members} & set(_RANK)
-        if len(parts) > 1:
-            last = max(parts, key=_RANK.__getitem__)
+        counts = Counter(given[i] for i in members if given[i])
+        if len(counts) > 1:
+            home = max(counts, key=lambda part: (counts[part], _RANK[part]))
             for index in members:
-                given[index] = last if given[index] else ""
+                given[index] = home if given[index] else ""
     moved = sum(a != b for a, b in zip(given, samples.given_split, strict=True))
     return replace(samples, given_split=given), moved

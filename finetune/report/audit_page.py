@@ -23,7 +23,7 @@ __all__ = ["write_audit_page"]
 
 SIDE = 144                    # px of a thumbnail
 BUDGET = 2_300_000            # characters of all thumbnails; the page stays below 3 MB
-SETS, MEMBERS = 24, 4         # of a finding that are shown; of a set
+SETS, MEMBERS = 12, 4         # of a finding that are shown; of a set
 MOST_ROWS = 60                # classes in a table
 
 Pixels = np.ndarray
