@@ -190,7 +190,8 @@ def _print(data: Collection, findings: Sequence[Finding]) -> None:
             say(f"    {line}")
         if len(finding.details) > 8:
             say(f"    and {len(finding.details) - 8} more")
-    say(", ".join(f"{sum(f.level is level for f in findings)} {level.value}s" for level in Level))
+    counts_of = {level.value: sum(f.level is level for f in findings) for level in Level}
+    say(", ".join(f"{n} {level}{'s' * (n != 1)}" for level, n in counts_of.items()))
 
 
 def _plain(root: str, data: Collection, findings: Sequence[Finding]) -> dict[str, Any]:

@@ -149,12 +149,13 @@ def _balance(data: Collection) -> list[Finding]:
 def _forms(data: Collection) -> list[Finding]:
     """Sizes, modes and channels, in one line each."""
     found = []
-    for key, title in (("sizes", "picture sizes"), ("modes", "colour modes"),
-                       ("channels", "numbers of channels")):
+    for key, one, several in (("sizes", "picture size", "picture sizes"),
+                              ("modes", "colour mode", "colour modes"),
+                              ("channels", "kind of pixels", "kinds of pixels")):
         counts = _tally(_form(f)[key] for f in data.facts)
-        common = [f"{name} ({count:,})" for name, count in counts.items()]
-        found.append(Finding(Level.note, key, f"{len(counts):,} {title}: {first_of(common)}"
-                             if len(counts) > 1 else f"one of the {title}: {common[0]}"))
+        common = first_of([f"{name} ({count:,})" for name, count in counts.items()])
+        title = f"one {one}" if len(counts) == 1 else f"{len(counts):,} {several}"
+        found.append(Finding(Level.note, key, f"{title}: {common}"))
     return found
 
 

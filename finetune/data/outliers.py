@@ -17,17 +17,22 @@ Numbers = npt.NDArray[np.float64]
 def find_outliers(descriptors: Descriptors) -> list[int]:
     """Indices of pictures that aren't blank and unlike all others, the most unlike first.
 
-    A picture is unlike when the main directions of all pictures (principal components of small
-    thumbnails) leave far more of it unexplained than usual: 6 robust standard deviations (median
-    and MAD) on the log scale. Collections where everything differs have none.
+    A picture is unlike when the main directions of other pictures (principal components of small
+    thumbnails, of the half that the picture isn't in) leave far more of it unexplained than usual:
+    6 robust standard deviations (median and MAD) on the log scale. Collections where everything
+    differs have none.
 
     Args:
         descriptors: Of all pictures.
     """
     rows = np.flatnonzero(~descriptors.blank)
-    if len(rows) < _LEAST:
+    small = _small(descriptors.thumbnails, rows)
+    is_odd = descriptors.thumbnails[rows, 0].sum(axis=1) % 2 == 1  # by pixels, not by order
+    if min(is_odd.sum(), (~is_odd).sum()) < _LEAST // 2:
         return []
-    residual = np.log(_residuals(_small(descriptors.thumbnails, rows)) + 1e-6)
+    residual = np.empty(len(rows))
+    for half in (is_odd, ~is_odd):
+        residual[half] = np.log(_residuals(small[half], _axes(small[~half])) + 1e-6)
     middle = float(np.median(residual))
     spread = 1.4826 * float(np.median(np.abs(residual - middle)))
     far = (residual - middle) / max(spread, 1e-6)
@@ -49,12 +54,15 @@ def _small(thumbnails: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Nu
     return made
 
 
-def _residuals(small: Numbers) -> Numbers:
-    """(M,) the share of each picture that the main directions leave unexplained."""
-    step = max(1, len(small) // _FIT)
-    centre = small.mean(axis=0)
-    _, _, axes = np.linalg.svd(small[::step] - centre, full_matrices=False)
-    centred = small - centre
-    explained = centred @ axes[:_COMPONENTS].T
-    left: Numbers = (centred ** 2).sum(axis=1) - (explained ** 2).sum(axis=1)
+def _axes(small: Numbers) -> tuple[Numbers, Numbers]:
+    """The centre and the main directions of some pictures."""
+    part = small[::max(1, len(small) // _FIT)]
+    centre = part.mean(axis=0)
+    return centre, np.linalg.svd(part - centre, full_matrices=False)[2][:_COMPONENTS]
+
+
+def _residuals(small: Numbers, axes: tuple[Numbers, Numbers]) -> Numbers:
+    """(M,) the share of each picture that the directions leave unexplained."""
+    centred = small - axes[0]
+    left: Numbers = (centred ** 2).sum(axis=1) - ((centred @ axes[1].T) ** 2).sum(axis=1)
     return left.clip(0)
