@@ -100,11 +100,21 @@ def _of_column(column: npt.NDArray[np.float64], name: str, labels: Labels) -> li
         ahead = (mine / mine[-1] - (every - mine) / max(every[-1] - mine[-1], 1))[:-1]
         place = int(np.argmax(np.abs(ahead)))
         below = known & (column <= values[place])
-        tales.append(_tale(below, labels, label, f"{name} {_short(values[place])} or less")
+        tales.append(_tale(below, labels, label, f"{_measure(name, values[place])} or less")
                      if ahead[place] >= 0 else
                      _tale(known & ~below, labels, label,
-                           f"{name} {_short(values[place + 1])} or more"))
+                           f"{_measure(name, values[place + 1])} or more"))
     return tales
+
+
+def _measure(name: str, value: float) -> str:
+    """A property in words.
+
+    >>> _measure("width|px", 224.0), _measure("mean brightness", 0.123456)
+    ('a width of 224 px', 'a mean brightness of 0.123')
+    """
+    text, _, unit = name.partition("|")
+    return f"a {text} of {_short(value)} {unit}".rstrip()
 
 
 def _short(value: float) -> str:

@@ -50,7 +50,7 @@ class Cue:
         rows: (M,) indices of the pictures that it is known for.
         words: One for each row, or None where it is numbers.
         numbers: (M, F), NaN where unknown, or None where it is words.
-        columns: What each number is, such as ``width in px``.
+        columns: What each number is, and after a bar its unit, such as ``width|px``.
         remark: A sentence beside what is measured.
     """
 
@@ -175,11 +175,11 @@ def cues_of(ids: Sequence[str], facts: Sequence[PictureFacts], sizes: Sequence[i
             remark=_without_colours(facts, looked_at, glances)),
         Cue("picture size", CueKind.seen, every,
             numbers=np.column_stack([shapes, shapes[:, 0] / shapes[:, 1]]),
-            columns=("width in px", "height in px", "width / height")),
+            columns=("width|px", "height|px", "width / height")),
         *_glanced(np.asarray(looked_at, np.int64), glances),
         Cue("file size", CueKind.content, every,
             numbers=np.column_stack([sizes, np.asarray(sizes) / shapes.prod(axis=1)]),
-            columns=("file size in bytes", "bytes per pixel")),
+            columns=("file size|bytes", "size per pixel|bytes")),
         Cue("name pattern", CueKind.name, every, words=[_pattern(stem) for stem in stems]),
         Cue("number in the name", CueKind.name, every,
             numbers=np.array([[_number(stem)] for stem in stems]), columns=("number in the name",)),
