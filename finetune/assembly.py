@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.config import Config, FreezingPolicy, Loss, NormStatistics, Unreadable
+from finetune.config import Config, DataConfig, FreezingPolicy, Loss, NormStatistics, Unreadable
 from finetune.data.picture_paths import near_folder
 from finetune.data.samples import Samples, read_samples, read_splits_file
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.models.weights import WeightsReport
 
 __all__ = ["Data", "assemble_data", "assemble_model", "cache_folder", "check_forward", "domain_of",
-           "input_spec", "phase_plans", "updates_norms"]
+           "input_spec", "phase_plans", "read_labelled", "updates_norms"]
 
 PARTS = ("train", "val", "test")
 
@@ -92,19 +92,7 @@ def assemble_data(config: Config, root: str, *,
         ConfigurationError: A column that is named does not exist.
     """
     data = config.data
-    splits_file = None if data.splits_file is None else _splits_file(root, data.splits_file)
-    samples = read_samples(
-        root, format=data.format.value, labels_file=data.labels_file,
-        path_column=data.path_column, label_column=data.label_column,
-        label_separator=data.label_separator, split_column=data.split_column,
-        group_column=data.group_column, group_from=data.group_from,
-        positive_class=data.positive_class, splits_file=splits_file,
-        label_kind=data.label_kind, class_order=data.class_order)
-    choose_columns(samples.metadata, data.subgroup_columns)
-    warnings = list(samples.warnings)
-    if splits_file is not None:
-        samples, notes = read_splits_file(samples, splits_file)
-        warnings += notes
+    samples, warnings = read_labelled(data, root)
     facts = scan_pictures(samples.source, samples.ids, cache=cache_folder(), progress=progress,
                           threads=min(16, os.cpu_count() or 2))
     samples, facts, skipped = _without_broken(samples, facts, data.unreadable)
@@ -119,6 +107,29 @@ def assemble_data(config: Config, root: str, *,
     notes += [*split.warnings, *likeness_warnings(likeness, split.names.tolist(), samples.ids)]
     return Data(samples, split, facts, duplicates, skipped, channels, dtype,
                 [*warnings, *notes], likeness)
+
+
+def read_labelled(data: DataConfig, root: str) -> tuple[Samples, list[str]]:
+    """The pictures under ``root`` with their labels, and what was skipped or assumed.
+
+    Raises:
+        DataError: What was found, and what to do.
+        ConfigurationError: A column that is named does not exist.
+    """
+    splits_file = None if data.splits_file is None else _splits_file(root, data.splits_file)
+    samples = read_samples(
+        root, format=data.format.value, labels_file=data.labels_file,
+        path_column=data.path_column, label_column=data.label_column,
+        label_separator=data.label_separator, split_column=data.split_column,
+        group_column=data.group_column, group_from=data.group_from,
+        positive_class=data.positive_class, splits_file=splits_file,
+        label_kind=data.label_kind, class_order=data.class_order)
+    choose_columns(samples.metadata, data.subgroup_columns)
+    warnings = list(samples.warnings)
+    if splits_file is not None:
+        samples, notes = read_splits_file(samples, splits_file)
+        warnings += notes
+    return samples, warnings
 
 
 def _splits_file(root: str, name: str) -> Path:

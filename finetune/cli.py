@@ -35,6 +35,11 @@ Networks
   summary MODEL [image_size= num_classes= in_channels= batch_size=] [--json]
                           shapes, parameters, multiply-adds and memory, depth by depth
 
+Pictures
+  audit DIR [--labels FILE] [--output DIR] [--fix-splits FILE] [--no-near] [data.KEY=VALUE ...]
+                          copies, leaks between parts, shortcuts, broken and odd pictures; writes
+                          audit.json and audit.html, and a splits file that keeps copies together
+
 Runs
   resume RUN              continue an interrupted run, bit by bit as if it had not stopped; of a
                           folder of folds, those that are missing
@@ -214,6 +219,24 @@ def _plan(words: list[str]) -> int:
     return 0
 
 
+def _audit(words: list[str]) -> int:
+    parser = _parser("audit", ["dir"])
+    parser.add_argument("settings", nargs="*", metavar="data.KEY=VALUE")
+    parser.add_argument("--labels", metavar="FILE", help="CSV with the labels")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="default: audit/NAME")
+    parser.add_argument("--fix-splits", metavar="FILE", type=Path,
+                        help="write a splits file that keeps duplicates together")
+    parser.add_argument("--no-near", action="store_true", help="don't look for near-duplicates")
+    given = parser.parse_intermixed_args(words)
+    if "=" in given.dir and not Path(given.dir).exists():
+        parser.error(f"the first word is the folder to look at, not {given.dir}")
+    from finetune.auditing import audit
+
+    audit(given.dir, given.settings, labels=given.labels, output=given.output,
+          fix_splits=given.fix_splits, near=not given.no_near)
+    return 0
+
+
 def _resume(words: list[str]) -> int:
     from finetune.run_directory import RunDirectory
 
@@ -342,7 +365,8 @@ def _cache(words: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
     "evaluate": _evaluate, "report": _report, "summary": _summary, "weights": _weights,
-    "cache": _cache, "mislabeled": _mislabeled, "verify": _verify, "evidence": _evidence,
+    "cache": _cache, "audit": _audit, "mislabeled": _mislabeled, "verify": _verify,
+    "evidence": _evidence,
 }
 
 

@@ -21,7 +21,7 @@ LAYERS = [
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results"},
-    {"plan", "run", "inspect_models", "folds", "random_split", "launch",
+    {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -31,7 +31,8 @@ STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
-               "random_split", "launch", "looks", "label_errors", "verifying", "evidence"}
+               "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
+               "auditing"}
 
 
 def unit(path):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -74,10 +75,9 @@ def find_near_duplicates(descriptors: Descriptors, *, threads: int | None = None
         progress: Called with what is done and the whole, in steps of unequal cost.
     """
     kept, copies = _different(descriptors)
-    thumbnails = descriptors.thumbnails[kept]
     count = len(kept)
     candidates = find_candidates(
-        thumbnails, neighbours=_NEIGHBOURS, limit=_LEAST_COARSE,
+        descriptors.thumbnails, rows=kept, neighbours=_NEIGHBOURS, limit=_LEAST_COARSE,
         progress=None if progress is None else lambda done: progress(done, 2 * count))
     table = list(zip(candidates.first.tolist(), candidates.second.tolist(),
                      candidates.orientations.tolist(), strict=True))
@@ -99,7 +99,8 @@ def _different(descriptors: Descriptors) -> tuple[npt.NDArray[np.int64], list[tu
     first: dict[bytes, int] = {}
     copies = []
     for index in np.flatnonzero(~descriptors.blank).tolist():
-        original = first.setdefault(descriptors.thumbnails[index].tobytes(), index)
+        key = blake2b(descriptors.thumbnails[index], digest_size=16).digest()  # 9 kB otherwise
+        original = first.setdefault(key, index)
         if original != index:
             copies.append((original, index))
     return np.array(list(first.values()), np.int64), copies

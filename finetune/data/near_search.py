@@ -43,29 +43,30 @@ class Candidates:
     orientations: Indices
 
 
-def find_candidates(thumbnails: npt.NDArray[np.uint8], *, neighbours: int, limit: float,
-                    progress: Callable[[int], object] | None = None) -> Candidates:
+def find_candidates(thumbnails: npt.NDArray[np.uint8], *, rows: Indices, neighbours: int,
+                    limit: float, progress: Callable[[int], object] | None = None) -> Candidates:
     """Pairs that may be copies, the best ``neighbours`` of each picture.
 
     Args:
-        thumbnails: (N, 96, 96), all different and none blank.
+        thumbnails: (A, 96, 96); never copied as a whole.
+        rows: (N,) which of them are compared, all different and none blank; pairs number these.
         neighbours: Pairs kept of each picture; a pair kept by either is kept.
         limit: Least correlation in low frequencies after a small shift and stretch.
         progress: Called with the number of pictures compared with all others.
     """
     found: list[npt.NDArray[np.float64]] = []
-    base = np.concatenate([_waves(part, _FINE) for part in _blocks(thumbnails, _ROWS)]
+    base = np.concatenate([_waves(thumbnails[part], _FINE) for part in _blocks(rows, _ROWS)]
                           or [np.zeros((0, _FINE, _FINE), np.float32)])
     coarse = np.ascontiguousarray(_coarser(base))
-    for start in range(0, len(thumbnails), _ROWS):
-        zoomed = _zoomed(thumbnails[start:start + _ROWS])
+    for start in range(0, len(rows), _ROWS):
+        zoomed = _zoomed(thumbnails[rows[start:start + _ROWS]])
         nearest = _nearest(_unit(_waves_of(zoomed, _FINE)), base, start)
         for low in range(0, len(zoomed), _RANKED):
-            rows = slice(low, low + _RANKED)
-            found.append(_ranked(zoomed[rows], coarse, nearest[rows], start + low,
+            part = slice(low, low + _RANKED)
+            found.append(_ranked(zoomed[part], coarse, nearest[part], start + low,
                                  neighbours, limit))
         if progress is not None:
-            progress(min(start + _ROWS, len(thumbnails)))
+            progress(min(start + _ROWS, len(rows)))
     return _each_once(np.concatenate(found) if found else np.zeros((0, 4)))
 
 
