@@ -151,7 +151,7 @@ def _corners(grey: Numbers) -> tuple[float, ...]:
 
 def _is_grey(pixels: npt.NDArray[Any]) -> bool:
     if pixels.shape[-1] < 3 or pixels.dtype != np.uint8:
-        return pixels.shape[-1] == 1
+        return bool(pixels.shape[-1] == 1)
     colours = pixels[..., :3].astype(np.int16)
     return float(np.abs(colours - colours[..., :1]).mean()) < 1.0
 
