@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, folder: Path, strength: str, rate: str,
          f"training.epochs={options.epochs}", "training.patience_fraction=null",
          "tracking.mode=disabled", f"output_dir={folder}", *given, *options.words],
         stdout=subprocess.DEVNULL, check=True)
-    run = RunDirectory(next(folder.iterdir()))
+    run = RunDirectory(next(folder.glob("*/")))
     metric = run.metrics["selection"]["metric"]
     values = [entry["val"][metric] for entry in run.history]
     part = "test" if "test" in run.metrics else "val"

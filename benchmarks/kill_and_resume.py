@@ -93,7 +93,7 @@ def uninterrupted(policy: str, folder: Path, options: argparse.Namespace,
     started = time.monotonic()
     if process.wait() != 0:
         raise SystemExit("the uninterrupted run failed")
-    return RunDirectory(next(folder.iterdir())), time.monotonic() - started
+    return RunDirectory(next(folder.glob("*/"))), time.monotonic() - started
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
@@ -118,7 +118,7 @@ def kill(policy: str, folder: Path, reference: RunDirectory, seconds: float,
             break  # else it was faster than the uninterrupted one: again
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run = RunDirectory(next(place.iterdir()))
+    run = RunDirectory(next(place.glob("*/")))
     epoch = str(len(run.history) + 1)
     again = subprocess.run([sys.executable, "-m", "finetune", "resume", str(run.path)],
                            stdout=subprocess.DEVNULL, check=False, env=own_cache(place))

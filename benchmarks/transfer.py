@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path, kind: str, seed: int) -> 
          f"data.image_size={options.size}", f"seed={seed}", "tracking.mode=disabled",
          f"output_dir={folder}", *weights, *epochs, *options.words],
         stdout=subprocess.DEVNULL, check=True)
-    test = RunDirectory(next(folder.iterdir())).metrics["test"]
+    test = RunDirectory(next(folder.glob("*/"))).metrics["test"]
     return [test[name] for name in SHOWN] + [time.perf_counter() - started]
 
 

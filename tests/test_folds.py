@@ -66,7 +66,7 @@ def weights(run):
 
 
 def only(folder):
-    found = list(folder.iterdir())
+    found = list(folder.glob("*/"))
     assert len(found) == 1
     return RunDirectory(found[0])
 

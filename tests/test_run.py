@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_names_the_batch(folder, capsys):
     error = refused(f"data.root={folder}", *[w for w in SMALL if "batch" not in w], *wild,
                     "data.batch_size=2", code=1, capsys=capsys)
     assert "NaN or infinite" in error and ".png" in error
-    run = RunDirectory(next((folder.parent / "runs").iterdir()))
+    run = RunDirectory(next((folder.parent / "runs").glob("*/")))
     assert torch.load(run.last_checkpoint, weights_only=True)["state"] is not None
 
 
@@ -239,7 +239,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_is_whole(folder, capsys, mo
     monkeypatch.setattr(os, "fsync", full)
     error = refused(f"data.root={folder}", *SMALL, "training.epochs=3", code=1, capsys=capsys)
     assert "No space left" in error
-    run = RunDirectory(next((folder.parent / "runs").iterdir()))
+    run = RunDirectory(next((folder.parent / "runs").glob("*/")))
     assert torch.load(run.last_checkpoint, weights_only=True)["model"]
     assert not [p for p in run.path.rglob(".*") if p.is_file()]
     monkeypatch.undo()
@@ -265,7 +265,7 @@ def test_a_failure_of_tracking_costs_no_result(folder, monkeypatch):
     monkeypatch.setattr(run_module.Tracker, "log_results", broken)
     with pytest.raises(RuntimeError, match="the tracker broke"):
         train(folder)
-    run = RunDirectory(next((folder.parent / "runs").iterdir()))
+    run = RunDirectory(next((folder.parent / "runs").glob("*/")))
     assert 0 <= run.metrics["test"]["accuracy"] <= 1
 
 

@@ -188,5 +188,5 @@ def test_the_archive_of_a_real_run_knows_its_settings_and_is_small(run, tmp_path
 def test_a_rehearsal_is_verified_twice(tmp_path, without_pages, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["recipe=baseline", "training.epochs=1", "tracking.mode=disabled"]) == 0
-    run = RunDirectory(next((tmp_path / "runs").iterdir()))
+    run = RunDirectory(next((tmp_path / "runs").glob("*/")))
     assert verified(run, capsys, "--twice")[0] == 0
