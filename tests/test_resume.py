@@ -128,7 +128,7 @@ def killed_at(monkeypatch, batches, config, **options):
 
 
 def only_run(folder):
-    return RunDirectory(next(folder.iterdir()))
+    return RunDirectory(next(folder.glob("*/")))
 
 
 @pytest.mark.parametrize("extra", [*POLICIES.values(), *OPTIONS.values()],
