@@ -30,6 +30,7 @@ __all__ = ["Likeness", "find_likeness", "likeness_warnings", "write_likeness_she
 
 SHEET = "near_duplicates.png"
 SHOWN = 40  # pairs on the sheet
+MOST = 100_000  # pictures; the search grows with their square, and this many take minutes
 _FORMAT = 1  # of what is stored
 
 
@@ -40,10 +41,12 @@ class Likeness:
     Attributes:
         pairs: Certain and likely ones, by index.
         groups: Sets that belong together by a certain pair, identical pictures joined in.
+        note: Why nothing was looked for, where that is to be told.
     """
 
     pairs: list[NearPair] = field(default_factory=list)
     groups: list[list[int]] = field(default_factory=list)
+    note: str = ""
 
 
 def find_likeness(wanted: NearDuplicates, samples: Samples, facts: Sequence[PictureFacts],
@@ -61,6 +64,9 @@ def find_likeness(wanted: NearDuplicates, samples: Samples, facts: Sequence[Pict
     """
     if wanted is NearDuplicates.ignore:
         return Likeness()
+    if len(samples) > MOST:
+        return Likeness(note=f"{len(samples):,} pictures are more than {MOST:,}: copies that were "
+                             "changed (resized, mirrored, cropped) were not looked for")
     hashes = [fact.byte_hash for fact in facts]
     path = cache / "near" / f"{_key(hashes)}.json"
     pairs = _stored(path, len(samples))
@@ -112,7 +118,7 @@ def likeness_warnings(likeness: Likeness, parts: Sequence[str], ids: Sequence[st
     """What a reader has to know about pictures that may be copies, in different parts."""
     unsure = unsure_pairs(likeness, parts)
     if not unsure:
-        return []
+        return [likeness.note] if likeness.note else []
     first = ", ".join(f"{ids[p.first]} ({parts[p.first]}) and {ids[p.second]} ({parts[p.second]})"
                       for p in unsure[:3])
     return [f"{len(unsure)} pairs of pictures in different parts look much alike, as copies or "

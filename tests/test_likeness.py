@@ -86,6 +86,13 @@ def test_what_was_found_is_found_again_in_the_cache(folder, monkeypatch):
     assert assembled(folder, "data.split=stratified").likeness == first
 
 
+def test_too_many_pictures_are_not_compared_and_that_is_told(folder, monkeypatch):
+    monkeypatch.setattr("finetune.likeness.MOST", 20)
+    data = assembled(folder)
+    assert data.likeness.pairs == [] and not data.likeness.groups
+    assert any("32 pictures are more than 20" in text for text in data.warnings)
+
+
 def test_pairs_that_stay_together_are_not_told(folder):
     data = assembled(folder, "data.split=stratified")
     assert unsure_pairs(data.likeness, data.split.names.tolist()) == []
