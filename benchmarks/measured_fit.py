@@ -22,6 +22,7 @@ def measured_fit(recipe: str | None, values: Mapping[str, Any]) -> tuple[Any, di
 
     clock, measures = Clock(), {}
     for module, name in ((session, "write_batch_figures"), (session, "open_tracker"),
+                         (composition, "write_likeness_sheet"),
                          (composition, "describe_environment")):
         setattr(module, name, _left_out(getattr(module, name), clock))
     settle, finish = composition.settle_arithmetic, composition._finish

@@ -32,6 +32,7 @@ from finetune.environment import (
     without_weights,
 )
 from finetune.errors import CheckError, DataError, InputError
+from finetune.evaluation.decisions import Decisions
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.subgroups import choose_columns
@@ -127,9 +128,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
             run.write_environment(describe_environment(
                 config, data, spec, weights, method.groups, model, device=str(device),
                 replaced=replaced, overrides=overrides))
-            session.write_batch_figures(run, method.loaders, spec, spec_labels, data)
-            write_likeness_sheet(data.likeness, data.split.names.tolist(), data.samples,
-                                 run.path / "figures")
+            _show_data(run, method, data, spec)
             save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
                             state=LoopState(), average=method.average)
         assert run is not None
@@ -202,15 +201,37 @@ def _packed(config: Config, data: Data, spec: InputSpec) -> PictureSource:
     return source
 
 
-def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
-            state: LoopState, metric: str, tracker: Tracker, signals: Interruption) -> None:
-    best = best_epoch(state.history, metric)
+def _show_data(run: RunDirectory, method: Method, data: Data, spec: InputSpec) -> None:
+    """Draw what the network will see, and what looks alike in different parts."""
+    session.write_batch_figures(run, method.loaders, spec, data.samples.label_spec, data)
+    write_likeness_sheet(data.likeness, data.split.names.tolist(), data.samples,
+                         run.path / "figures")
+
+
+def _measure(run: RunDirectory, method: Method, data: Data,
+             signals: Interruption) -> dict[str, Predictions]:
+    """The chosen weights' answers on validation and test, stored."""
     load_weights(run.best_weights, method.chosen_model)
     answers: dict[str, Predictions] = {}
     for part in [p for p in data.parts if p != "train"]:
-        predictions = predict_part(method, data, part, final=True, watched=signals.watched)
-        predictions.save(run.predictions_path(part))
-        answers[part] = predictions
+        answers[part] = predict_part(method, data, part, final=True, watched=signals.watched)
+        answers[part].save(run.predictions_path(part))
+    return answers
+
+
+def _keep(run: RunDirectory, decisions: Decisions, method: Method,
+          metadata: dict[str, str]) -> None:
+    """Decisions beside the weights, and inside their file."""
+    values = decisions.to_dict()
+    write_json(run.path / "decisions.json", values)
+    save_weights(run.best_weights, method.chosen_model, metadata={
+        **metadata, "decisions": json.dumps(values, sort_keys=True)})
+
+
+def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
+            state: LoopState, metric: str, tracker: Tracker, signals: Interruption) -> None:
+    best = best_epoch(state.history, metric)
+    answers = _measure(run, method, data, signals)
     reported = data.part("test" if "test" in answers else "val")
     metrics = measure_answers(answers, choose_columns(reported.metadata,
                                                       config.data.subgroup_columns))
@@ -219,10 +240,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
                             "pictures": len(for_selection(config, answers["val"])),
                             "value": state.history[best]["val"].get(metric)}
     if decisions is not None:
-        write_json(run.path / "decisions.json", decisions.to_dict())
-        save_weights(run.best_weights, method.chosen_model, metadata={
-            "model": config.model.name, "epoch": str(best + 1),
-            "decisions": json.dumps(decisions.to_dict(), sort_keys=True)})
+        _keep(run, decisions, method, {"model": config.model.name, "epoch": str(best + 1)})
     write_json(run.path / "metrics.json", metrics)
     if "test" in answers:
         note_look(run)
