@@ -16,6 +16,7 @@ from wandb_server import serving
 
 from finetune.errors import ConfigurationError
 from finetune.training.tracking import Tracker, hashed_id, private_config, start_tracking
+from finetune.training.tracking_server import find_key, server_address
 
 METRICS = {"accuracy": 0.75, "count": 4, "class_names": ["cat", "dog"],
            "confusion_matrix": [[2, 0], [1, 1]],
@@ -328,3 +329,23 @@ def test_a_tracker_that_is_off_does_nothing():
     assert tracker.run_id is None
     tracker.finish()
     tracker.finish()
+
+
+def test_a_key_of_wandb_login_is_found_under_either_name_of_the_hosted_server(
+        tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert find_key(server_address()) is None
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    assert find_key(server_address()) == "secret"
+    assert find_key("https://other.example.org") is None
+    monkeypatch.setenv("WANDB_API_KEY", "of the variable")
+    assert find_key(server_address()) == "of the variable"
+
+
+def test_without_a_variable_the_address_is_the_one_that_wandb_itself_uses(monkeypatch):
+    import wandb
+
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    assert server_address() == wandb.Settings().base_url

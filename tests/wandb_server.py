@@ -29,7 +29,8 @@ def run(values, host):
 
 
 def run_files(values, host):
-    files = [upload(name, host) for name in values["files"]]
+    files = [upload(name, host, uploadUrl=f"http://{host}/upload/{values['run']}/{name}")
+             for name in values["files"]]
     return {"createRunFiles": {"runID": "b1", "uploadHeaders": [], "files": files}}
 
 
@@ -43,6 +44,17 @@ def artifact_files(values, host):
 def manifest(field):
     return lambda values, host: {field: {"artifactManifest": {
         "id": "m1", "file": upload("wandb_manifest.json", host)}}}
+
+
+def stored_run(run):
+    """A run as the API tells it."""
+    return {"projectId": "1", "id": run["name"], "tags": run.get("tags") or [], "sweepName": None,
+            "state": "finished", "commit": None, "readOnly": False, "description": None,
+            "notes": run.get("notes"), "createdAt": "2026-01-01T00:00:00",
+            "heartbeatAt": "2026-01-01T00:00:00", "systemMetrics": "{}", "historyLineCount": 1,
+            "historyKeys": None, "user": {"name": "me", "username": "me"}, "name": run["name"],
+            "displayName": run["displayName"], "config": run["config"], "group": run["groupName"],
+            "jobType": run["jobType"], "summaryMetrics": run["summary"]}
 
 
 ANSWERS = {  # the first field that a query names decides
@@ -93,6 +105,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer({})
         asked = json.loads(content)
         values, host = asked.get("variables") or {}, self.headers.get("Host")
+        if "query Runs(" in asked["query"]:
+            return self._answer({"data": self.server.runs_of(values)})
         found = next((make for field, make in ANSWERS.items() if field in asked["query"]), None)
         return self._answer({"data": found(values, host) if found else {}})
 
@@ -120,6 +134,31 @@ class Server(ThreadingHTTPServer):
                 lines = files.get("wandb-history.jsonl", {}).get("content", [])
                 rows += [json.loads(line) for line in lines]
         return rows
+
+    @property
+    def runs(self):
+        """The runs that arrived, by name, with all that was said of each."""
+        runs = {}
+        for method, path, _, content in list(self.requests):
+            if b"upsertBucket" in content and path.endswith("graphql"):
+                said = json.loads(content)["variables"]
+                known = runs.setdefault(said["name"], {"summary": "{}", **said})
+                known.update({k: v for k, v in said.items() if v is not None})
+            if method == "PUT" and path.endswith("/wandb-summary.json"):
+                runs[path.split("/")[-2]]["summary"] = content.decode()
+        return list(runs.values())
+
+    def runs_of(self, values):
+        """The answer to a question for the runs of a project, all on one page."""
+        wanted = json.loads(values["filters"]).get("group")
+        runs = [run for run in self.runs if run["project"] == values["project"]]
+        if not runs:
+            return {"project": None}
+        edges = [{"node": stored_run(run), "cursor": run["name"]} for run in runs
+                 if wanted in (None, run["groupName"])]
+        return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False,
+                            "runs": {"edges": edges, "pageInfo": {"endCursor": None,
+                                                                  "hasNextPage": False}}}}
 
     @property
     def summary(self):

@@ -5,8 +5,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -17,11 +15,11 @@ import numpy as np
 
 from finetune.errors import ConfigurationError, did_you_mean
 from finetune.files import write_text
+from finetune.training.tracking_server import reasons_against_online, server_address
 
 __all__ = ["Tracker", "TrackingMode", "hashed_id", "private_config", "start_tracking"]
 
 _LATER = "this run is tracked offline and can be sent later with `wandb sync`"
-_BASE_URL = "https://api.wandb.ai"
 _PRIVATE = {"root", "labels_file", "splits_file", "output_dir", "group_from", "waiver"}
 _FILES = {".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".safetensors", ".csv", ".npz"}
 _OTHER_MODES = {"dryrun": "offline", "run": "online"}  # older words that wandb still takes
@@ -210,7 +208,7 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         "dir": str(folder.resolve()), "config": dict(config), "id": run_id}
     warnings: list[str] = []
     if chosen is TrackingMode.online:
-        warnings = _reasons_against_online(timeout)
+        warnings = [f"{reason}; {_LATER}" for reason in reasons_against_online(timeout)]
         if not warnings:
             run, restore, error = _begin("online", given, (timeout, finish_timeout))
             if run is not None:
@@ -287,27 +285,4 @@ def _private_settings(wandb: Any, timeout: float, finish_timeout: float) -> Any:
         x_disable_machine_info=True, x_save_requirements=False, host="", username="", email="",
         program="finetune", program_relpath="finetune", program_abspath="finetune",
         init_timeout=timeout, login_timeout=timeout, finish_timeout=finish_timeout,
-        base_url=os.environ.get("WANDB_BASE_URL") or _BASE_URL)
-
-
-def _reasons_against_online(timeout: float) -> list[str]:
-    base = os.environ.get("WANDB_BASE_URL") or _BASE_URL
-    if not os.environ.get("WANDB_API_KEY") and not _netrc_has_key(base):
-        return [f"tracking.mode=online needs a key: set WANDB_API_KEY; {_LATER}"]
-    try:
-        with urllib.request.urlopen(base, timeout=min(timeout, 8.0)):
-            return []
-    except urllib.error.HTTPError:
-        return []  # it answers
-    except (OSError, ValueError) as error:
-        return [f"the tracking server can't be reached ({error}); {_LATER}"]
-
-
-def _netrc_has_key(base: str) -> bool:
-    import netrc
-    from urllib.parse import urlsplit
-
-    try:
-        return netrc.netrc().authenticators(urlsplit(base).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        base_url=server_address())

@@ -1,0 +1,162 @@
+"""Runs that Weights & Biases holds, read through its API and put side by side.
+
+Only numbers are there: no answers for single pictures, so no paired test. For verdicts, compare
+the run directories.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from finetune.errors import InputError
+from finetune.training.tracking_server import find_key, server_address
+
+__all__ = ["METRICS", "TrackedRun", "join_seeds", "read_tracked"]
+
+METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "mean_absolute_error", "macro_f1",
+           "average_precision", "roc_auc", "log_loss")
+_NOT_METHOD = ("seed", "output_dir", "tracking", "device")  # settings that make no other method
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What the server holds of one run.
+
+    Attributes:
+        name: As shown there.
+        run_id: Its id.
+        group: Of a study; else None.
+        arm: Its job type; else None.
+        state: ``finished``, ``running``, ``crashed`` …
+        settings: The configuration without what was private.
+        numbers: Its summary: ``test/accuracy``, ``best/accuracy`` …
+    """
+
+    name: str
+    run_id: str
+    group: str | None
+    arm: str | None
+    state: str
+    settings: Mapping[str, Any]
+    numbers: Mapping[str, float]
+
+    @property
+    def seed(self) -> Any:
+        """The seed, if it is known."""
+        return self.settings.get("seed")
+
+
+def read_tracked(place: str, *, timeout: int = 20) -> list[TrackedRun]:
+    """The runs of ``ENTITY/PROJECT`` or ``ENTITY/PROJECT/GROUP``, oldest first.
+
+    Args:
+        place: As above.
+        timeout: Seconds to wait for the server.
+
+    Raises:
+        InputError: The place makes no sense, isn't there or holds no run, there is no key, or the
+            server can't be reached.
+    """
+    entity, project, group = _parts(place)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    try:
+        api = wandb.Api(overrides={"entity": entity, "project": project}, timeout=timeout,
+                        api_key=_key())
+        found = [_read(run) for run in api.runs(f"{entity}/{project}", lazy=False,
+                                                filters={"group": group} if group else {})]
+    except (ValueError, OSError, wandb.errors.Error) as error:
+        raise InputError(_told(place, entity, project, error)) from error
+    if not found:
+        raise InputError(f"{place} holds no run{' of this group' if group else ''}")
+    return found
+
+
+def join_seeds(runs: Sequence[TrackedRun], names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each method: runs that differ in nothing but the seed are one.
+
+    Args:
+        runs: Finished ones.
+        names: Keys of their numbers.
+
+    Returns:
+        ``method``, ``runs``, ``seeds`` and, for each name, mean and standard deviation over
+        seeds; the latter None for one run.
+    """
+    methods: dict[str, list[TrackedRun]] = {}
+    for run in runs:
+        methods.setdefault(_method(run), []).append(run)
+    shown = _short_names(methods)
+    return [{"method": shown[key], "runs": [run.name for run in members],
+             "seeds": [run.seed for run in members],
+             **{name: _over(members, name) for name in names}}
+            for key, members in methods.items()]
+
+
+def _parts(place: str) -> tuple[str, str, str | None]:
+    parts = place.split("/", 2)
+    if len(parts) < 2 or not all(parts):
+        raise InputError(f"--wandb {place}: expected ENTITY/PROJECT or ENTITY/PROJECT/GROUP")
+    return parts[0], parts[1], parts[2] if len(parts) == 3 else None
+
+
+def _key() -> str:
+    key = find_key(server_address())
+    if key is None:  # the API would ask for one
+        raise InputError("reading from Weights & Biases needs a key: set WANDB_API_KEY, or "
+                         "`wandb login`")
+    return key
+
+
+def _read(run: Any) -> TrackedRun:
+    numbers = {key: value for key, value in dict(run.summary).items()
+               if isinstance(value, int | float) and not isinstance(value, bool)}
+    return TrackedRun(name=run.name or run.id, run_id=run.id, group=run.group, arm=run.job_type,
+                      state=run.state, settings=dict(run.config), numbers=numbers)
+
+
+def _told(place: str, entity: str, project: str, error: Exception) -> str:
+    text = str(error).strip().rstrip(".")
+    if "Could not find project" in text:
+        return (f"--wandb {place}: there is no project {project} of {entity}, or this key can't "
+                "see it")
+    return f"--wandb {place}: the server gave nothing ({text}); see WANDB_BASE_URL and the key"
+
+
+def _method(run: TrackedRun) -> str:
+    if run.arm:
+        return f"{run.group}/{run.arm}"
+    kept = {key: value for key, value in _flat(run.settings).items()
+            if key.split(".")[0] not in _NOT_METHOD}
+    return repr(sorted(kept.items(), key=str))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _short_names(methods: Mapping[str, Sequence[TrackedRun]]) -> dict[str, str]:
+    """The arm, or the settings that differ between methods."""
+    flats = {key: _flat(runs[0].settings) for key, runs in methods.items()}
+    differing = [name for name in dict.fromkeys(name for flat in flats.values() for name in flat)
+                 if name.split(".")[0] not in _NOT_METHOD
+                 and len({repr(flat.get(name)) for flat in flats.values()}) > 1]
+    return {key: runs[0].arm or " ".join(f"{name}={flats[key].get(name)}" for name in differing)
+            or runs[0].name for key, runs in methods.items()}
+
+
+def _over(runs: Sequence[TrackedRun], name: str) -> dict[str, float | None] | None:
+    values = [float(run.numbers[name]) for run in runs if name in run.numbers]
+    if not values:
+        return None
+    return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}

@@ -1,0 +1,94 @@
+"""Runs read back from a tracking server: what was sent is what is compared."""
+
+import socket
+
+import pytest
+from wandb_server import serving
+
+from finetune.errors import InputError
+from finetune.tracked_runs import TrackedRun, join_seeds, read_tracked
+from finetune.training.tracking import start_tracking
+
+ANSWERS = {"class_names": ["cat", "dog"], "confusion_matrix": [[2, 0], [1, 1]],
+           "per_class": {"cat": {"recall": 1.0}, "dog": {"recall": 0.5}}}
+
+
+@pytest.fixture
+def server(filled, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", filled.url)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    return filled
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    with serving() as found, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_BASE_URL", found.url)
+        patch.setenv("WANDB_API_KEY", "a" * 40)
+        for group, policy, seed, accuracy in (("g", "none", 0, 0.7), ("g", "none", 1, 0.8),
+                                              ("g", "head_only", 0, 0.6), ("h", "none", 0, 0.1)):
+            tracker = start_tracking(
+                tmp_path_factory.mktemp("run"), mode="online", project="mine", entity="me",
+                group=group, tags=[], notes=None, name=f"{policy}-{seed}", pictures=False,
+                config={"seed": seed, "freezing": {"policy": policy}}, run_id=None, salt="s")
+            tracker.log_epoch({"val/accuracy": accuracy}, 1)
+            tracker.log_best({"accuracy": accuracy})
+            tracker.log_results("test", {"accuracy": accuracy, **ANSWERS})
+            tracker.finish()
+            assert not tracker.warnings
+        yield found
+
+
+def test_what_was_sent_comes_back(server):
+    runs = read_tracked("me/mine/g")
+    assert [(r.name, r.seed, r.numbers["test/accuracy"], r.numbers["best/accuracy"], r.state)
+            for r in runs] == [("none-0", 0, 0.7, 0.7, "finished"),
+                               ("none-1", 1, 0.8, 0.8, "finished"),
+                               ("head_only-0", 0, 0.6, 0.6, "finished")]
+    assert runs[2].settings["freezing"]["policy"] == "head_only"
+
+
+def test_a_project_holds_the_runs_of_all_groups(server):
+    assert {run.group for run in read_tracked("me/mine")} == {"g", "h"}
+
+
+def test_runs_that_differ_only_in_the_seed_are_one_method(server):
+    rows = join_seeds(read_tracked("me/mine/g"), ["test/accuracy"])
+    assert [row["method"] for row in rows] == ["freezing.policy=none", "freezing.policy=head_only"]
+    assert rows[0]["test/accuracy"]["mean"] == pytest.approx(0.75)
+    assert rows[0]["test/accuracy"]["std"] == pytest.approx(0.05 * 2 ** 0.5)
+    assert rows[1]["test/accuracy"] == {"mean": 0.6, "std": None}
+
+
+def test_an_arm_names_the_method():
+    runs = [TrackedRun(f"r{seed}", f"r{seed}", "study", "gradual", "finished",
+                       {"seed": seed, "optimizer": {"lr": 0.1}}, {"test/accuracy": 0.5})
+            for seed in (0, 1)]
+    assert [row["method"] for row in join_seeds(runs, [])] == ["gradual"]
+
+
+@pytest.mark.parametrize("place, words", [
+    ("me", "expected ENTITY/PROJECT"), ("me/", "expected ENTITY/PROJECT"),
+    ("me/other", "no project other of me"), ("me/mine/nothing", "no run of this group")])
+def test_a_place_that_is_not_there_is_told(place, words, server):
+    with pytest.raises(InputError, match=words):
+        read_tracked(place)
+
+
+def test_a_server_that_cannot_be_reached_is_told(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with pytest.raises(InputError, match="the server gave nothing"):
+        read_tracked("me/mine", timeout=3)
+
+
+def test_no_key_is_told_and_not_asked_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="WANDB_API_KEY"):
+        read_tracked("me/mine")
