@@ -41,6 +41,8 @@ Pictures
                           audit.json and audit.html, and a splits file that keeps copies together
 
 Runs
+  ls runs [DIR] [KEY=VALUE ...] [--sort METRIC] [--metric METRIC]
+                          runs with what they reached; values may hold * and ?
   resume RUN              continue an interrupted run, bit by bit as if it had not stopped; of a
                           folder of folds, those that are missing
   evaluate RUN            measure the chosen weights again on the test part
@@ -149,8 +151,11 @@ def _train(words: Sequence[str]) -> int:
 
 
 def _ls(words: list[str]) -> int:
+    if words[:1] == ["runs"]:
+        return _ls_runs(words[1:])
     parser = _parser("ls", [])
-    parser.add_argument("kind", nargs="?", choices=["recipes", "models"], default="recipes")
+    parser.add_argument("kind", nargs="?", choices=["recipes", "models", "runs"],
+                        default="recipes")
     parser.add_argument("pattern", nargs="?")
     given = parser.parse_args(words)
     if given.kind == "models":
@@ -164,6 +169,23 @@ def _ls(words: list[str]) -> int:
 
     table("recipes", ["name", "for"],
           [[r.name, r.summary] for r in list_recipes().values()])
+    return 0
+
+
+def _ls_runs(words: list[str]) -> int:
+    parser = _parser("ls runs", [])
+    parser.add_argument("words", nargs="*", metavar="DIR | KEY=VALUE")
+    parser.add_argument("--metric", default=None, help="shown; default: accuracy")
+    parser.add_argument("--sort", metavar="METRIC", help="the best first; default: the newest")
+    given = parser.parse_intermixed_args(words)
+    folders = [word for word in given.words if "=" not in word] or ["runs"]
+    if len(folders) > 1:
+        parser.error(f"one folder, not {' and '.join(folders)}")
+    from finetune.runs_index import list_runs, parse_filters, print_runs
+
+    filters = parse_filters([word for word in given.words if "=" in word])
+    print_runs(list_runs(Path(folders[0]).expanduser(), filters=filters, sort=given.sort),
+               metric=given.metric or given.sort or "accuracy")
     return 0
 
 

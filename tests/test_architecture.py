@@ -22,7 +22,7 @@ LAYERS = [
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
-     "label_errors", "verifying", "evidence", "tracked_runs"},
+     "label_errors", "verifying", "evidence", "tracked_runs", "runs_index"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
