@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "models", "planted_labels",
-    "planted_leaks", "scaling", "startup")), *PEERS]
+    "audit_scale", "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "models",
+    "planted_labels", "planted_leaks", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
