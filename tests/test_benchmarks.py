@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "audit_scale", "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "models",
-    "planted_labels", "planted_leaks", "scaling", "startup")), *PEERS]
+    "audit_scale", "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "leaks_worth",
+    "models", "planted_labels", "planted_leaks", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_sizes_grow_by_about_three_up_to_the_largest(load):
 
 
 def test_the_doctests_hold(load):
-    for name in ("measuring", "scaling"):
+    for name in ("leaks_worth", "measuring", "scaling"):
         assert doctest.testmod(load(name)).failed == 0
 
 
@@ -242,3 +242,45 @@ def test_planted_labels_are_wrong_where_told_and_a_perfect_ranking_scores_one(lo
     found = script.score(suspects, wrong, labels, spec)
     assert (found["recall"], found["precision"], found["recall_at_n"]) == (0.5, 1, 1)
     assert found["average_precision"] == found["by_margin"] == found["class_named"] == 1
+
+
+def test_planted_pairs_of_an_audit_are_scored_by_level_and_others_counted_apart(load):
+    told = {"identical": [["a/1", "b/2"]], "near_duplicates": [
+        {"first": "a/3", "second": "a/4", "certain": False},
+        {"first": "a/5", "second": "a/7", "certain": True}]}
+    planted = {("a/1", "b/2"): "flip", ("a/4", "a/3"): "all", ("a/5", "a/6"): "all"}
+    found = load("audit_scale").score(told, planted)
+    assert (found["found"], found["certain"]) == (2, 1)
+    assert found["beyond"] == {"certain": 1, "likely": 0}
+    assert found["kinds"]["all"] == {"copies": 2, "certain": 0, "found": 1}
+
+
+def test_an_audit_of_generated_pictures_is_killed_and_started_again(load, tmp_path):
+    found = subprocess.run(
+        [sys.executable, ROOT / "audit_scale.py", "--pictures", "2200", "--copies", "10", "--side",
+         "32", "--kill-at", "0.5", "--json", tmp_path / "out.json"], capture_output=True,
+        text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    killed, second = told["starts"]
+    assert killed["killed"] and killed["thumbnails_kept"] == 2000
+    assert second["thumbnails_kept"] == 2200 and second["facts_kept"] == 2200
+    assert told["made_anew"] == {"facts": 0, "thumbnails": 0}
+    assert told["found"] >= 7 and second["peak_rss_mib"] > 50
+
+
+def test_test_pictures_with_copies_in_train_and_those_in_both_test_parts_are_told_apart(load):
+    script = load("leaks_worth")
+    sets = script.copies({"identical": [["a", "b"]], "near_duplicates": [
+        {"first": "b", "second": "c", "certain": True},
+        {"first": "c", "second": "d", "certain": False}]})
+    assert sets == [["a", "b", "c"]]
+    before = script.Answers({"c": True, "d": False, "e": True}, frozenset({"a", "b"}))
+    after = script.Answers({"d": True, "e": True, "a": False}, frozenset({"c"}))
+    rows = {(row["training"], row["pictures"]): (row["count"], row["accuracy"])
+            for row in script.compared(before, after, sets)}
+    assert rows[script.BEFORE, "with a copy in train or val"] == (1, 1.0)
+    assert rows[script.BEFORE, "without one"] == (2, 0.5)
+    assert rows[script.BEFORE, "in both test parts"] == (2, 0.5)
+    assert rows[script.AFTER, "in both test parts"] == (2, 1.0)
+    assert rows[script.AFTER, "all of its test part"] == (3, pytest.approx(2 / 3))
