@@ -144,7 +144,7 @@ def run_audit(folder: Path, *, until: int | None = None) -> dict[str, Any]:
     return {"killed": until is not None, "seconds": seconds, "peak_rss_mib": sum(peaks.values()),
             "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
             **{f"{name}_until": value for name, value in last.items()},
-            **{f"{name}_kept": value for name, value in kept.items()}}
+            **{f"{name}_kept": value for name, value in kept_rows(folder / "cache").items()}}
 
 
 def audit_process(folder: Path, log: IO[str]) -> subprocess.Popen[bytes]:

@@ -255,18 +255,24 @@ def test_planted_pairs_of_an_audit_are_scored_by_level_and_others_counted_apart(
     assert found["kinds"]["all"] == {"copies": 2, "certain": 0, "found": 1}
 
 
-def test_an_audit_of_generated_pictures_is_killed_and_started_again(load, tmp_path):
-    found = subprocess.run(
-        [sys.executable, ROOT / "audit_scale.py", "--pictures", "2200", "--copies", "10", "--side",
-         "32", "--kill-at", "0.5", "--json", tmp_path / "out.json"], capture_output=True,
-        text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    told = json.loads((tmp_path / "out.json").read_text())
-    killed, second = told["starts"]
-    assert killed["killed"] and killed["thumbnails_kept"] == 2000
-    assert second["thumbnails_kept"] == 2200 and second["facts_kept"] == 2200
-    assert told["made_anew"] == {"facts": 0, "thumbnails": 0}
-    assert told["found"] >= 7 and second["peak_rss_mib"] > 50
+def test_an_audit_is_killed_when_enough_thumbnails_are_kept(load, tmp_path, monkeypatch):
+    script = load("audit_scale")
+    code = ("import sqlite3, sys, time\n"
+            "for table, file in (('facts', 'pictures'), ('thumbnails', 'thumbnails')):\n"
+            "    base = sqlite3.connect(f'cache/{file}.sqlite')\n"
+            "    base.execute(f'CREATE TABLE IF NOT EXISTS {table} (hash TEXT PRIMARY KEY)')\n"
+            "    for i in range(3):\n"
+            "        base.execute(f'INSERT OR REPLACE INTO {table} VALUES ({i})')\n"
+            "        base.commit()\n"
+            "time.sleep(float(sys.argv[1]))")
+    (tmp_path / "cache").mkdir()
+    for seconds, until in ((60, 3), (0, None)):
+        monkeypatch.setattr(script, "audit_process", lambda folder, log, s=seconds: (
+            subprocess.Popen([sys.executable, "-c", code, str(s)], cwd=folder)))
+        found = script.run_audit(tmp_path, until=until)
+        assert found["killed"] == (until is not None) and found["seconds"] < 30
+        assert found["thumbnails_kept"] == 3 if until else found["thumbnails_kept"] > 3
+    assert found["facts_kept"] > 3  # the second start wrote kept rows once more, which is seen
 
 
 def test_test_pictures_with_copies_in_train_and_those_in_both_test_parts_are_told_apart(load):
