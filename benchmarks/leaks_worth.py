@@ -1,6 +1,6 @@
 """What copies across parts are worth: accuracy before and after ``audit --fix-splits``.
 
-    python benchmarks/leaks_worth.py --data brain_tumor_mri --keep DIR [--seeds 0 1 2] [key=value]
+    python benchmarks/leaks_worth.py --data brain_tumor_mri --keep DIR [--seeds 3] [key=value ...]
     python benchmarks/leaks_worth.py --data brain_tumor_mri --keep DIR model.weights=packaged
 
 For each seed the program trains twice on data that come divided: on their own split
@@ -46,7 +46,7 @@ def main() -> None:
     """Run the benchmark."""
     options = parse()
     rows: list[dict[str, Any]] = []
-    for seed in options.seeds:
+    for seed in range(options.seeds):
         audit = run_audit(options, seed)
         sets = copies(json.loads((audit / "out" / "audit.json").read_text()))
         before = train(options, BEFORE, seed, [f"data.split_seed={seed}", "data.duplicates=allow",
@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder with its own test part")
     parser.add_argument("--keep", type=Path, required=True, help="where audits and runs are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, default=3, help="from 0 up")
     parser.add_argument("words", nargs="*", help=f"key=value beside or instead of {WORDS}")
     return parser.parse_args()
 
