@@ -11,7 +11,7 @@ on both sides, and so do the pictures trained on; the test part of either side s
 Besides the whole test part of each, accuracies of the first network on test pictures with a copy
 (identical, or certain near-duplicate, or a copy of such a one) in its train or validation part and
 on the others; and of both networks on the pictures that are in both test parts: the same pictures,
-so that only what was trained on differs. Intervals hold for one training, at the effective number
+so that only what was trained on differs (and the difference, by picture). Intervals hold for one training, at the effective number
 of pictures when a set of copies is one group; the spread over seeds is told apart.
 ``--keep DIR`` keeps audits and runs; a call finds what an earlier one left there.
 """
@@ -146,9 +146,12 @@ def compared(before: Answers, after: Answers, sets: list[list[str]]) -> list[dic
         (BEFORE, "in both test parts", before, lambda name: name in both),
         (AFTER, "in both test parts", after, lambda name: name in both),
         (AFTER, "all of its test part", after, lambda name: True)]
-    return [{"training": side, "pictures": which, **accuracy(
+    rows = [{"training": side, "pictures": which, **accuracy(
         {name: hit for name, hit in answers.right.items() if keep(name)}, group)}
         for side, which, answers, keep in chosen]
+    lost = {name: int(before.right[name]) - int(after.right[name]) for name in sorted(both)}
+    return [*rows, {"training": "difference", "pictures": "in both test parts",
+                    **difference(lost, group)}]
 
 
 def accuracy(right: dict[str, bool], group: dict[str, str]) -> dict[str, Any]:
@@ -162,6 +165,17 @@ def accuracy(right: dict[str, bool], group: dict[str, str]) -> dict[str, Any]:
     entry = proportion_entry(hits, np.ones(len(hits), bool), clusters)
     return {"count": len(hits), "accuracy": float(hits.mean()), "low": entry["low"],
             "high": entry["high"]}
+
+
+def difference(lost: dict[str, int], group: dict[str, str]) -> dict[str, Any]:
+    """Mean of -1, 0 or 1 by picture and its normal 95 % interval; sets of copies are groups."""
+    values = np.array(list(lost.values()), float)
+    if not len(values):
+        return {"count": 0, "accuracy": None, "low": None, "high": None}
+    clusters = np.unique([group.get(name, name) for name in lost], return_inverse=True)[1]
+    mean, sums = values.mean(), np.bincount(clusters, values - values.mean())
+    half = 1.96 * float(np.sqrt(np.square(sums).sum())) / len(values)
+    return {"count": len(values), "accuracy": float(mean), "low": mean - half, "high": mean + half}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -290,3 +290,14 @@ def test_test_pictures_with_copies_in_train_and_those_in_both_test_parts_are_tol
     assert rows[script.BEFORE, "in both test parts"] == (2, 0.5)
     assert rows[script.AFTER, "in both test parts"] == (2, 1.0)
     assert rows[script.AFTER, "all of its test part"] == (3, pytest.approx(2 / 3))
+    assert rows["difference", "in both test parts"] == (2, -0.5)
+
+
+def test_the_interval_of_a_paired_difference_counts_a_set_of_copies_once(load):
+    script, lost = load("leaks_worth"), {f"{i}": (1, 0, 0, -1, 1)[i % 5] for i in range(200)}
+    alone = script.difference(lost, {})
+    deviation = np.std(list(lost.values()))
+    assert alone["high"] - alone["accuracy"] == pytest.approx(1.96 * deviation / 200 ** 0.5)
+    doubled = {**lost, **{f"copy of {name}": value for name, value in lost.items()}}
+    together = script.difference(doubled, {f"copy of {name}": name for name in lost})
+    assert together["high"] == pytest.approx(alone["high"]) and together["count"] == 400
