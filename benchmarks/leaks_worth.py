@@ -11,8 +11,9 @@ on both sides, and so do the pictures trained on; the test part of either side s
 Besides the whole test part of each, accuracies of the first network on test pictures with a copy
 (identical, or certain near-duplicate, or a copy of such a one) in its train or validation part and
 on the others; and of both networks on the pictures that are in both test parts: the same pictures,
-so that only what was trained on differs (and the difference, by picture). Intervals hold for one training, at the effective number
-of pictures when a set of copies is one group; the spread over seeds is told apart.
+so that only what was trained on differs; their difference by picture is told, too. Intervals hold
+for one training, at the effective number of pictures when a set of copies is one group; the spread
+over seeds is told apart.
 ``--keep DIR`` keeps audits and runs; a call finds what an earlier one left there.
 """
 
