@@ -89,12 +89,16 @@ def train(options: argparse.Namespace, side: str, seed: int, more: list[str]) ->
 
     chosen = [*words(options), *more]
     folder = options.keep.resolve() / " ".join([side, str(seed), *options.words]).replace("/", "_")
-    finished = [run for run in folder.glob("*/") if (run / "predictions" / "test.npz").exists()]
-    if not finished:
+    if not (finished := finished_runs(folder)):
         start([*chosen, f"data.root={options.data}", f"seed={seed}", "tracking.mode=disabled",
                f"output_dir={folder}"])
-        finished = list(folder.glob("*/"))
+        finished = finished_runs(folder)
     return read_answers(RunDirectory.open(finished[0]))
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """Those whose test part was answered; interrupted ones are left out."""
+    return [path.parent.parent for path in folder.glob("*/predictions/test.npz")]
 
 
 def start(chosen: list[str]) -> None:
