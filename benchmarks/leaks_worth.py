@@ -11,9 +11,11 @@ on both sides, and so do the pictures trained on; the test part of either side s
 Besides the whole test part of each, accuracies of the first network on test pictures with a copy
 (identical, or certain near-duplicate, or a copy of such a one) in its train or validation part and
 on the others; and of both networks on the pictures that are in both test parts: the same pictures,
-so that only what was trained on differs; their difference by picture is told, too. Intervals hold
-for one training, at the effective number of pictures when a set of copies is one group; the spread
-over seeds is told apart.
+so that only what was trained on differs. The difference of the two, picture by picture, is told for
+those that had a copy in train or val at first and for those that had none: the latter lose nothing
+with the copies, only by what else changed in train (its size, its classes). Intervals hold for one
+training, at the effective number of pictures when a set of copies is one group; the spread over
+seeds is told apart.
 ``--keep DIR`` keeps audits and runs; a call finds what an earlier one left there.
 """
 
@@ -155,8 +157,12 @@ def compared(before: Answers, after: Answers, sets: list[list[str]]) -> list[dic
         {name: hit for name, hit in answers.right.items() if keep(name)}, group)}
         for side, which, answers, keep in chosen]
     lost = {name: int(before.right[name]) - int(after.right[name]) for name in sorted(both)}
-    return [*rows, {"training": "difference", "pictures": "in both test parts",
-                    **difference(lost, group)}]
+    halves: dict[str, Callable[[str], bool]] = {
+        "": lambda name: True, ", had a copy": lambda name: name in copied,
+        ", had none": lambda name: name not in copied}
+    return rows + [{"training": "difference", "pictures": f"in both test parts{which}",
+                    **difference({name: lost[name] for name in lost if keep(name)}, group)}
+                   for which, keep in halves.items()]
 
 
 def accuracy(right: dict[str, bool], group: dict[str, str]) -> dict[str, Any]:

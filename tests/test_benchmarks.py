@@ -291,6 +291,8 @@ def test_test_pictures_with_copies_in_train_and_those_in_both_test_parts_are_tol
     assert rows[script.AFTER, "in both test parts"] == (2, 1.0)
     assert rows[script.AFTER, "all of its test part"] == (3, pytest.approx(2 / 3))
     assert rows["difference", "in both test parts"] == (2, -0.5)
+    assert rows["difference", "in both test parts, had a copy"] == (0, None)
+    assert rows["difference", "in both test parts, had none"] == (2, -0.5)
 
 
 def test_the_interval_of_a_paired_difference_counts_a_set_of_copies_once(load):
