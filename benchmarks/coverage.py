@@ -1,6 +1,7 @@
 """How often intervals contain the truth: coverage of those that are not flagged, by simulation.
 
     python benchmarks/coverage.py [--fast] [--seed 0] [--only PART ...] [--output FILE]
+    python benchmarks/coverage.py --only single --where classes=3 n=1000 cluster=20 --times 10
 
 Answers are drawn from known distributions, of independent pictures and of groups of 5 and 20; the
 truth is the parameter itself or the metric of 200,000 pictures. A cell is a metric under one
@@ -13,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,10 @@ def main() -> None:
     options = parse()
     begun, cells = time.perf_counter(), []
     for scenario in scenarios(options.fast):
-        if not options.only or scenario.part in options.only:
-            cells += measure(scenario, options.seed)
-    result = {"seed": options.seed, "fast": options.fast, "cells": cells,
+        if chosen(scenario, options):
+            many = replace(scenario, repetitions=options.times * scenario.repetitions)
+            cells += measure(many, options.seed)
+    result = {"seed": options.seed, "fast": options.fast, "times": options.times, "cells": cells,
               "seconds": round(time.perf_counter() - begun)}
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:
@@ -66,8 +68,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="a tenth of the draws and conditions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="proportion, area, single, several")
+    parser.add_argument("--where", nargs="*", default=[], metavar="KEY=VALUE",
+                        help="conditions alone, such as n=1000 cluster=20")
+    parser.add_argument("--times", type=int, default=1, help="that many times as many draws")
     parser.add_argument("--output", help="a JSON file with every cell")
     return parser.parse_args()
+
+
+def chosen(scenario: Scenario, options: argparse.Namespace) -> bool:
+    """Whether a scenario is asked for."""
+    own = {f"{key}={value}" for key, value in scenario.condition.items()}
+    return own >= set(options.where) and (not options.only or scenario.part in options.only)
 
 
 def scenarios(fast: bool) -> Iterator[Scenario]:

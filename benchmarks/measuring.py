@@ -99,11 +99,26 @@ def peak_rss_mib() -> float:
     ``VmHWM`` where there is one: ``ru_maxrss`` begins with what the process that started this one
     held.
     """
-    for line in _text(Path("/proc/self/status")).splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
+    own = _peak_of(os.getpid())
+    if own is not None:
+        return own
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+def peaks_of_tree(process: int) -> dict[int, float]:
+    """MiB: the largest resident set so far of a process and of each of its children, by number.
+
+    Where there is no ``/proc`` nothing is known.
+    """
+    return {each: peak for each in (process, *_children(process))
+            if (peak := _peak_of(each)) is not None}
+
+
+def _peak_of(process: int) -> float | None:
+    lines = _text(Path(f"/proc/{process}/status")).splitlines()
+    found = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")]
+    return found[0] if found else None
 
 
 def describe_machine(packages: Sequence[str] = ("torch", "torchvision", "timm")) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Are copies that were changed found, and are other pictures left alone?
 
     python benchmarks/planted_leaks.py --data rsscn7 [--copies 600] [--sheet FILE.png]
-    python benchmarks/planted_leaks.py --data brain_tumor_mri --copies 0 --sheet FILE.png
+    python benchmarks/planted_leaks.py --data brain_tumor_mri --copies 0 --sheet FILE.png --shown 60
 
 Copies of pictures drawn at random are made in memory and added to the data: resized by 0.5 to 2,
 JPEG at quality 30 to 95, flipped, turned by quarters, brightened by 20 % either way, cropped to
@@ -9,8 +9,8 @@ JPEG at quality 30 to 95, flipped, turned by quarters, brightened by 20 % either
 copies that are paired with their original, by the level `certain` and by both levels. Precision is
 the share of pairs that are planted or, among the data's own pictures, byte for byte identical;
 pairs of the data's own pictures beyond these are counted apart, for the eye to judge: the sheet
-shows 40 of them at random and 40 around the threshold. A lower bound of the precision counts all
-of them as false.
+shows 40 of them (--shown) at random, another one 40 around the threshold. A lower bound of the
+precision counts all of them as false.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
         "kinds": recalls(pairs, originals, kinds, len(files)),
         **precisions(pairs, originals, files)}
     if options.sheet:
-        write_sheets(options.sheet, pairs, files, options.seed)
+        write_sheets(options.sheet, pairs, files, options.seed, options.shown)
     report(options, result, table(result))
 
 
@@ -75,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the registration")
     parser.add_argument("--sheet", type=Path, help="write found pairs here, and those around the "
                         "threshold beside it (FILE-threshold.png)")
+    parser.add_argument("--shown", type=int, default=40, help="pairs on the first sheet")
     parser.add_argument("--output", "--json", dest="json", type=Path,
                         help="write every number here too")
     return parser.parse_args()
@@ -207,8 +208,9 @@ def _precision(counts: Sequence[dict[str, int]]) -> dict[str, float | None]:
             "own_counted_false": right / (right + other + own) if right + other + own else None}
 
 
-def write_sheets(path: Path, pairs: Sequence[Any], files: Sequence[Path], seed: int) -> None:
-    """40 of the data's own pairs that aren't identical files, and 20 + 20 around the threshold.
+def write_sheets(path: Path, pairs: Sequence[Any], files: Sequence[Path], seed: int,
+                 shown: int = 40) -> None:
+    """Some of the data's own pairs that aren't identical files, and 20 + 20 around the threshold.
 
     These show each picture once at most.
     """
@@ -217,7 +219,7 @@ def write_sheets(path: Path, pairs: Sequence[Any], files: Sequence[Path], seed: 
     own = [p for p in pairs if p.second < len(files) and p.correlation < 1]
     names = ["/".join(file.parts[-3:]) for file in files]
     certain = [p for p in own if p.certain]
-    order = np.random.default_rng(seed).permutation(len(certain))[:40]
+    order = np.random.default_rng(seed).permutation(len(certain))[:shown]
     above = apart(sorted(certain, key=lambda p: p.detail))[:20]
     below = apart(sorted((p for p in own if not p.certain), key=lambda p: -p.detail))[:20]
     for target, chosen in ((path, [certain[i] for i in order]),

@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "models", "planted_labels",
-    "planted_leaks", "scaling", "startup")), *PEERS]
+    "audit_scale", "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "leaks_worth",
+    "models", "planted_labels", "planted_leaks", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_sizes_grow_by_about_three_up_to_the_largest(load):
 
 
 def test_the_doctests_hold(load):
-    for name in ("measuring", "scaling"):
+    for name in ("leaks_worth", "measuring", "scaling"):
         assert doctest.testmod(load(name)).failed == 0
 
 
@@ -242,3 +242,64 @@ def test_planted_labels_are_wrong_where_told_and_a_perfect_ranking_scores_one(lo
     found = script.score(suspects, wrong, labels, spec)
     assert (found["recall"], found["precision"], found["recall_at_n"]) == (0.5, 1, 1)
     assert found["average_precision"] == found["by_margin"] == found["class_named"] == 1
+
+
+def test_planted_pairs_of_an_audit_are_scored_by_level_and_others_counted_apart(load):
+    told = {"identical": [["a/1", "b/2"]], "near_duplicates": [
+        {"first": "a/3", "second": "a/4", "certain": False},
+        {"first": "a/5", "second": "a/7", "certain": True}]}
+    planted = {("a/1", "b/2"): "flip", ("a/4", "a/3"): "all", ("a/5", "a/6"): "all"}
+    found = load("audit_scale").score(told, planted)
+    assert (found["found"], found["certain"]) == (2, 1)
+    assert found["beyond"] == {"certain": 1, "likely": 0}
+    assert found["kinds"]["all"] == {"copies": 2, "certain": 0, "found": 1}
+
+
+def test_an_audit_is_killed_when_enough_thumbnails_are_kept(load, tmp_path, monkeypatch):
+    script = load("audit_scale")
+    code = ("import sqlite3, sys, time\n"
+            "for table, file in (('facts', 'pictures'), ('thumbnails', 'thumbnails')):\n"
+            "    base = sqlite3.connect(f'cache/{file}.sqlite')\n"
+            "    base.execute(f'CREATE TABLE IF NOT EXISTS {table} (hash TEXT PRIMARY KEY)')\n"
+            "    for i in range(3):\n"
+            "        base.execute(f'INSERT OR REPLACE INTO {table} VALUES ({i})')\n"
+            "        base.commit()\n"
+            "time.sleep(float(sys.argv[1]))")
+    (tmp_path / "cache").mkdir()
+    for seconds, until in ((60, 3), (0, None)):
+        monkeypatch.setattr(script, "audit_process", lambda folder, log, s=seconds: (
+            subprocess.Popen([sys.executable, "-c", code, str(s)], cwd=folder)))
+        found = script.run_audit(tmp_path, until=until)
+        assert found["killed"] == (until is not None) and found["seconds"] < 30
+        assert found["thumbnails_kept"] == 3 if until else found["thumbnails_kept"] > 3
+    assert found["facts_kept"] > 3  # the second start wrote kept rows once more, which is seen
+
+
+def test_test_pictures_with_copies_in_train_and_those_in_both_test_parts_are_told_apart(load):
+    script = load("leaks_worth")
+    sets = script.copies({"identical": [["a", "b"]], "near_duplicates": [
+        {"first": "b", "second": "c", "certain": True},
+        {"first": "c", "second": "d", "certain": False}]})
+    assert sets == [["a", "b", "c"]]
+    before = script.Answers({"c": True, "d": False, "e": True}, frozenset({"a", "b"}))
+    after = script.Answers({"d": True, "e": True, "a": False}, frozenset({"c"}))
+    rows = {(row["training"], row["pictures"]): (row["count"], row["accuracy"])
+            for row in script.compared(before, after, sets)}
+    assert rows[script.BEFORE, "with a copy in train or val"] == (1, 1.0)
+    assert rows[script.BEFORE, "without one"] == (2, 0.5)
+    assert rows[script.BEFORE, "in both test parts"] == (2, 0.5)
+    assert rows[script.AFTER, "in both test parts"] == (2, 1.0)
+    assert rows[script.AFTER, "all of its test part"] == (3, pytest.approx(2 / 3))
+    assert rows["difference", "in both test parts"] == (2, -0.5)
+    assert rows["difference", "in both test parts, had a copy"] == (0, None)
+    assert rows["difference", "in both test parts, had none"] == (2, -0.5)
+
+
+def test_the_interval_of_a_paired_difference_counts_a_set_of_copies_once(load):
+    script, lost = load("leaks_worth"), {f"{i}": (1, 0, 0, -1, 1)[i % 5] for i in range(200)}
+    alone = script.difference(lost, {})
+    deviation = np.std(list(lost.values()))
+    assert alone["high"] - alone["accuracy"] == pytest.approx(1.96 * deviation / 200 ** 0.5)
+    doubled = {**lost, **{f"copy of {name}": value for name, value in lost.items()}}
+    together = script.difference(doubled, {f"copy of {name}": name for name in lost})
+    assert together["high"] == pytest.approx(alone["high"]) and together["count"] == 400
