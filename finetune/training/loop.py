@@ -8,7 +8,7 @@
         pass = begin(plan)                   # freezes the rest; may start from cached features
         for images, targets, indices in pass.loader:
             mix;  loss = criterion(pass.forward(pass.prepare(images)), targets);  backward
-            every accumulation_steps batches: clip, set rates, step, EMA
+            every accumulation_steps batches: set rates, clip, step, EMA
         metrics = evaluate(model or its average)
         yield EpochResult                    # logging, checkpoints, stopping: the caller's body
 """
@@ -158,6 +158,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
           evaluate: Callable[[], Mapping[str, Any]],
           settings: TrainingSettings, state: LoopState,
           mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+          before_step: Callable[[], None] = lambda: None,
           after_step: Callable[[], None] | None = None,
           stop: Callable[[], bool] = lambda: False,
           progress: Callable[[int, int], None] = lambda done, of: None,
@@ -175,6 +176,8 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         settings: Numbers of the loop.
         state: Mutated; complete whenever an epoch is yielded.
         mix: Mixup or cutmix.
+        before_step: Called before each optimizer step, when its rates are set (decay towards the
+            starting weights).
         after_step: Called after each optimizer step (averaged weights).
         stop: Asked after each step; true ends the loop by `Interrupted`.
         progress: Called with batches done and their number.
@@ -208,6 +211,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
                 set_rates(optimizer, current, settings, state,
                           steps_per_epoch(way.loader, settings))
                 with _room(settings, trial):
+                    before_step()
                     train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
                 state.step += 1
                 if after_step is not None:
