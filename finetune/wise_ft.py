@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.assembly import Data, updates_norms
+from finetune.assembly import Data
 from finetune.config import Config
 from finetune.console import say
 from finetune.evaluation.metrics import compute_metrics
@@ -35,8 +35,9 @@ def mix_with_start(run: RunDirectory, config: Config, method: Method, data: Data
     """Put the best of the interpolated networks in the place of the chosen weights, if asked for.
 
     Candidates are ``(1 - a) start + a chosen`` for a = 0, 1/n, ..., 1; ties go to the lower log
-    loss, then to the larger a. The chosen weights themselves, untouched, are the one for a = 1. The
-    result is written into the weights' file together with them: what is there isn't repeated.
+    loss, then to the larger a. For a = 0 and 1 these are the two networks themselves, untouched;
+    between them the statistics of batch norms are computed anew from training pictures as they are.
+    The result is written into the weights' file together with them: what is there isn't repeated.
 
     Args:
         run: Its chosen and starting weights are read; the chosen ones are written.
@@ -73,14 +74,14 @@ def _try_candidates(run: RunDirectory, config: Config, method: Method, data: Dat
     model, steps = method.chosen_model, config.training.wise_ft or 1
     end = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     start = read_start(run, config, model)
-    moved = updates_norms(config) and has_norm_statistics(model)
-    loader = method.ordered("train", in_order=False, augmented=False) if moved else None
+    loader = (method.ordered("train", in_order=False, augmented=False)
+              if has_norm_statistics(model) else None)
     tried: list[dict[str, Any]] = []  # from the chosen weights down: ties go to the larger one
     best: dict[str, Tensor] = end
     coefficients = [step / steps for step in range(steps, -1, -1)]
     for coefficient in coefficients:
         model.load_state_dict(interpolate_states(start, end, coefficient))
-        if coefficient < 1 and loader is not None:
+        if 0 < coefficient < 1 and loader is not None:
             recompute_norm_statistics(model, _images(method, watched(loader, NORMS)))
         answers = predict_part(method, data, "val", final=True, watched=watched)
         tried.append({"val": compute_metrics(for_selection(config, answers))})
