@@ -91,11 +91,15 @@ MORE = {
     "model.head": "mlp has one hidden layer, as wide as the features, at most 512",
     "freezing.policy": "see [freezing](method.md#freezing)",
     "depths": "see [depth](method.md#depth)",
+    "optimizer.decay_towards": "see [decay towards the start]"
+                               "(method.md#decay-towards-the-starting-weights)",
     "optimizer.stage_lrs": "goes before layer_decay",
     "schedule.name": "see [schedules](method.md#schedules)",
     "schedule.restart": "a phase of `freezing.phases` counts as a change",
     "training.select_metric": "balanced_accuracy, ordinal: quadratic_kappa, multi: "
                               "average_precision; see [choosing](method.md#choosing-the-epoch)",
+    "training.wise_ft": "see [between start and end]"
+                        "(method.md#between-the-starting-and-the-chosen-weights)",
     "training.ema_decay": "averaged weights are measured and kept; unset: none",
     "data.label_kind": "see [labels](labels.md)",
     "training.ordinal": "see [ordered classes](labels.md#ordered-classes)",

@@ -1,6 +1,5 @@
 """Auto-RGN: the measure, and the rates that follow from it."""
 
-import copy
 import math
 from itertools import pairwise
 
@@ -93,11 +92,8 @@ def test_the_epoch_equals_a_plain_loop_with_these_rates():
 
 def test_measuring_leaves_running_statistics_as_they_were():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    plain = copy.deepcopy(model)
     next(iter(trained(model, batches(count=3))))
-    assert int(model[1].num_batches_tracked) == 3
-    plain.train()(batches()[0][0])  # the first batch moves the statistics once
-    assert not torch.equal(model[1].running_mean, plain[1].running_mean)
+    assert int(model[1].num_batches_tracked) == 3  # the training's own batches alone
 
 
 def test_each_epoch_measures_anew_and_a_resumed_one_the_same():
