@@ -44,7 +44,9 @@ Each of these is refused (exit code 2):
 - `freezing.policy=below` without `freezing.below`, `freezing.policy=phases` without
   `freezing.phases`, and either of the two with another policy;
 - `data.duplicates=allow` without `data.waiver`, and the other way round;
-- `data.labels_file` with `data.format=folders` or `data.format=npz`.
+- `data.labels_file` with `data.format=folders` or `data.format=npz`;
+- `optimizer.decay_towards=start` or `training.wise_ft` with `model.weights=null` or
+  `freezing.policy=head_only`, and `optimizer.start_decay` without `optimizer.decay_towards=start`.
 
 ## Environment variables
 

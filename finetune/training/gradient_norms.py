@@ -37,7 +37,8 @@ def relative_gradient_norms(groups: Sequence[Mapping[str, Any]]) -> dict[int, fl
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     norms = [torch.linalg.vector_norm(t.detach(), dtype=torch.float32) for t in tensors]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return whole
 
 
 def rate_shares(measured: Sequence[Mapping[int, float]]) -> dict[int, float]:
