@@ -44,7 +44,9 @@ Each of these is refused (exit code 2):
 - `freezing.policy=below` without `freezing.below`, `freezing.policy=phases` without
   `freezing.phases`, and either of the two with another policy;
 - `data.duplicates=allow` without `data.waiver`, and the other way round;
-- `data.labels_file` with `data.format=folders` or `data.format=npz`.
+- `data.labels_file` with `data.format=folders` or `data.format=npz`;
+- `optimizer.decay_towards=start` or `training.wise_ft` with `model.weights=null` or
+  `freezing.policy=head_only`, and `optimizer.start_decay` without `optimizer.decay_towards=start`.
 
 ## Environment variables
 
@@ -91,11 +93,15 @@ MORE = {
     "model.head": "mlp has one hidden layer, as wide as the features, at most 512",
     "freezing.policy": "see [freezing](method.md#freezing)",
     "depths": "see [depth](method.md#depth)",
+    "optimizer.decay_towards": "see [decay towards the start]"
+                               "(method.md#decay-towards-the-starting-weights)",
     "optimizer.stage_lrs": "goes before layer_decay",
     "schedule.name": "see [schedules](method.md#schedules)",
     "schedule.restart": "a phase of `freezing.phases` counts as a change",
     "training.select_metric": "balanced_accuracy, ordinal: quadratic_kappa, multi: "
                               "average_precision; see [choosing](method.md#choosing-the-epoch)",
+    "training.wise_ft": "see [between start and end]"
+                        "(method.md#between-the-starting-and-the-chosen-weights)",
     "training.ema_decay": "averaged weights are measured and kept; unset: none",
     "data.label_kind": "see [labels](labels.md)",
     "training.ordinal": "see [ordered classes](labels.md#ordered-classes)",

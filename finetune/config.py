@@ -10,7 +10,7 @@ from enum import StrEnum
 from finetune.specs import Decoding, LabelKind, OrdinalLink, Resize
 
 __all__ = ["CacheFeatures", "CalibrationKind", "ClassWeights", "Config", "DataConfig",
-           "DataFormat", "DecisionsConfig", "Device", "Duplicates", "FreezingConfig",
+           "DataFormat", "DecayTarget", "DecisionsConfig", "Device", "Duplicates", "FreezingConfig",
            "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NearDuplicates",
            "NormStatistics",
            "OptimizerConfig", "Pack", "Phase", "Precision", "Sampling", "Schedule",
@@ -94,6 +94,14 @@ class FreezingPolicy(StrEnum):
     gradual = "gradual"
     below = "below"
     phases = "phases"
+    auto_rgn = "auto_rgn"
+
+
+class DecayTarget(StrEnum):
+    """Towards what weight decay pulls what lies below the classifier."""
+
+    zero = "zero"
+    start = "start"
 
 
 class NormStatistics(StrEnum):
@@ -294,6 +302,8 @@ class OptimizerConfig:
     name: str = "adamw"  # any of timm's
     lr: float = 1e-3  # of the classifier; above 0
     weight_decay: float = 0.05  # 0 up; norms and biases have none
+    decay_towards: DecayTarget = DecayTarget.zero  # start: L2-SP; the classifier: always zero
+    start_decay: float | None = None  # of decay_towards=start; 0..1000; unset: weight_decay
     layer_decay: float = 0.75  # each depth below has this share of the rate above it; 0..1
     stage_lrs: dict[str, float] = field(default_factory=dict)  # stage or depth: lr
 
@@ -338,6 +348,7 @@ class TrainingConfig:
     compile: bool = False  # torch.compile: minutes at the start, then faster steps
     max_grad_norm: float | None = 1.0  # above 0; unset: no clipping
     ema_decay: float | None = None  # above 0, below 1
+    wise_ft: int | None = None  # so many steps from the starting weights to the chosen, 1..100
 
 
 @dataclass

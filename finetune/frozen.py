@@ -176,7 +176,8 @@ class FrozenPart:
         if lowest != self._lowest:
             self._enter(plan, epoch)
         if self._boundary is None or self._prefix is None:
-            return Pass(method.loaders["train"], self._forward(plan), method.prepare)
+            return Pass(method.loaders["train"], self._forward(plan), method.prepare,
+                        by_gradient=plan.by_gradient)
         suffix = self._forward(plan)
         if "train" in self._features:
             return Pass(self._cached_loader(), suffix, self._to_device)

@@ -17,6 +17,7 @@ from finetune.assembly import Data, cache_folder, phase_plans, updates_norms
 from finetune.config import (
     ClassWeights,
     Config,
+    DecayTarget,
     FreezingPolicy,
     HeadFitting,
     Loss,
@@ -117,7 +118,8 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
     optimizer = config.optimizer
     groups = split_parameter_groups(
         model, lr=optimizer.lr, weight_decay=optimizer.weight_decay,
-        layer_decay=optimizer.layer_decay, stage_lrs=optimizer.stage_lrs)
+        layer_decay=optimizer.layer_decay, stage_lrs=optimizer.stage_lrs,
+        start_decay=_start_decay(config))
     labels = data.samples.label_spec
     training = config.training
     weights, adjustment = _against_imbalance(config, data.part("train"), device)
@@ -134,6 +136,14 @@ def build_method(config: Config, model: nn.Module, data: Data, spec: InputSpec,
         lay_out=arithmetic(config).lay_out, example=noise(spec, 2, device),
         ordered=functools.partial(build_part_loader, config, data, spec, device=device,
                                   source=source, in_order=True))
+
+
+def _start_decay(config: Config) -> float | None:
+    """Strength of the decay towards the starting weights; None: towards 0."""
+    optimizer = config.optimizer
+    if optimizer.decay_towards is not DecayTarget.start:
+        return None
+    return optimizer.weight_decay if optimizer.start_decay is None else optimizer.start_decay
 
 
 def noise(spec: InputSpec, count: int, device: torch.device) -> Tensor:

@@ -103,6 +103,9 @@ def _print_depths(method: Method, epochs: int) -> None:
           [[row["depth"], row["name"], row["parameters"],
             ", ".join(f"{lr:.4g}" for lr in rates[row["depth"]]), row["weight_decay"],
             _ranges(when[row["depth"]])] for row in depth_table(method.model, method.groups)])
+    if method.plan([]).by_gradient:
+        say("each rate is multiplied by the depth's relative gradient norm, 0 to 1, measured at "
+            "the start of each epoch")
 
 
 def _print_pictures(data: Data) -> None:

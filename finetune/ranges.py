@@ -9,6 +9,7 @@ from finetune.config import (
     Config,
     DataConfig,
     DataFormat,
+    DecayTarget,
     Duplicates,
     FreezingPolicy,
     Head,
@@ -43,6 +44,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "freezing.frozen_fraction": (0, True, 1, True),
     "optimizer.lr": (0, False, 1000, True),
     "optimizer.weight_decay": (0, True, 1000, True),
+    "optimizer.start_decay": (0, True, 1000, True),
     "optimizer.layer_decay": (0, False, 1, True),
     "schedule.warmup_fraction": (0, True, 1, False),
     "schedule.final_fraction": (0, True, 1, True),
@@ -67,6 +69,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "training.accumulation_steps": (1, True, 100_000, True),
     "training.max_grad_norm": (0, False, 1e9, True),
     "training.ema_decay": (0, False, 1, False),
+    "training.wise_ft": (1, True, 100, True),
 }
 
 
@@ -123,7 +126,7 @@ def contradictions(config: Config) -> list[str]:
                      "whole pictures, as evaluation does")
     return (found + _split_problems(config) + _head_problems(config)
             + _contrastive_problems(config) + _decision_problems(config)
-            + _ordinal_problems(config) + _imbalance_problems(config))
+            + _ordinal_problems(config) + _imbalance_problems(config) + _start_problems(config))
 
 
 # The keys that belong to one kind of split alone.
@@ -244,6 +247,24 @@ def _imbalance_problems(config: Config) -> list[str]:
     return [f"{' and '.join(used)} correct for rare classes more than once: keep one, and turn the "
             "others off (data.sampling=shuffled, training.class_weights=none, "
             "training.logit_adjustment=0)"]
+
+
+def _start_problems(config: Config) -> list[str]:
+    """What decays towards the starting weights, or is mixed with them, needs some."""
+    optimizer, training, found = config.optimizer, config.training, []
+    towards_start = optimizer.decay_towards is DecayTarget.start
+    used = [word for word, is_used in (
+        ("optimizer.decay_towards=start", towards_start),
+        (f"training.wise_ft={training.wise_ft}", training.wise_ft is not None)) if is_used]
+    if config.model.weights is None:
+        found += [f"{word} goes back to weights that were trained before; model.weights=null has "
+                  "none: give model.weights, or leave it out" for word in used]
+    if config.freezing.policy is FreezingPolicy.head_only:
+        found += [f"{word} does nothing with freezing.policy=head_only: all but the classifier "
+                  "stays as it was" for word in used]
+    if optimizer.start_decay is not None and not towards_start:
+        found.append("optimizer.start_decay does nothing without optimizer.decay_towards=start")
+    return found
 
 
 def _contrastive_problems(config: Config) -> list[str]:

@@ -59,14 +59,17 @@ from finetune.results import check_wishes, decide, for_selection, measure_answer
 from finetune.run_directory import RunDirectory
 from finetune.selection import best_epoch, is_exhausted, patience_epochs
 from finetune.specs import InputSpec
+from finetune.starting import decay_to_start, keep_start, keep_start_classifier
 from finetune.training.checkpoints import (
     load_checkpoint,
     load_weights,
+    read_metadata,
     save_checkpoint,
     save_weights,
 )
 from finetune.training.loop import LoopState, train
 from finetune.training.tracking import Tracker
+from finetune.wise_ft import mix_with_start
 
 __all__ = ["evaluate", "fit", "resume", "rewrite_report"]
 
@@ -125,6 +128,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
             run = signals.run = signals.run or start(config)
             run.write_config(session.with_whole_paths(config))
             write_splits(run.path / "splits.csv", data.samples, data.split)
+            keep_start(run, config, model)
             run.write_environment(describe_environment(
                 config, data, spec, weights, method.groups, model, device=str(device),
                 replaced=replaced, overrides=overrides))
@@ -154,6 +158,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
                 model, optimizer=method.optimizer, criterion=method.criterion, plan=method.plan,
                 begin=frozen.begin, evaluate=measure, settings=method.settings, state=state,
                 mix=method.mix, after_step=functools.partial(method.update_average, state),
+                before_step=decay_to_start(run, config, method),
                 stop=signals.requested, progress=line.batch,
                 name_samples=functools.partial(session.names_of, data))
             for result in (() if exhausted(state.history) else epochs):
@@ -164,6 +169,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
                 if chosen:
                     save_weights(run.best_weights, method.chosen_model, metadata={
                         "model": config.model.name, "epoch": str(result.epoch)})
+                keep_start_classifier(run, config, model, result.fit)
                 save_checkpoint(run.last_checkpoint, model=model, optimizer=method.optimizer,
                                 state=state, average=method.average)
                 run.write_history(state.history)
@@ -231,6 +237,8 @@ def _keep(run: RunDirectory, decisions: Decisions, method: Method,
 def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
             state: LoopState, metric: str, tracker: Tracker, signals: Interruption) -> None:
     best = best_epoch(state.history, metric)
+    told = {"model": config.model.name, "epoch": str(best + 1)}
+    mixed = mix_with_start(run, config, method, data, metric, told=told, watched=signals.watched)
     answers = _measure(run, method, data, signals)
     reported = data.part("test" if "test" in answers else "val")
     metrics = measure_answers(answers, choose_columns(reported.metadata,
@@ -239,8 +247,9 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
                             "pictures": len(for_selection(config, answers["val"])),
                             "value": state.history[best]["val"].get(metric)}
+    metrics |= mixed
     if decisions is not None:
-        _keep(run, decisions, method, {"model": config.model.name, "epoch": str(best + 1)})
+        _keep(run, decisions, method, read_metadata(run.best_weights))
     write_json(run.path / "metrics.json", metrics)
     if "test" in answers:
         note_look(run)

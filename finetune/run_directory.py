@@ -14,7 +14,8 @@ from finetune.files import hash_file, write_json, write_text
 
 __all__ = ["RunDirectory"]
 
-HASHED = ("config.yaml", "splits.csv")  # written before anything is trained
+# written before anything is trained; the last one by runs that come back to these weights
+HASHED = ("config.yaml", "splits.csv", "checkpoints/start.safetensors")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,16 @@ class RunDirectory:
     def best_weights(self) -> Path:
         """The chosen weights."""
         return self.path / "checkpoints" / "best.safetensors"
+
+    @property
+    def start_weights(self) -> Path:
+        """The weights that training started from, in runs that come back to them."""
+        return self.path / "checkpoints" / "start.safetensors"
+
+    @property
+    def start_classifier(self) -> Path:
+        """The classifier that was fitted on them at once, in runs that mix it in."""
+        return self.path / "checkpoints" / "start_classifier.safetensors"
 
     @property
     def is_finished(self) -> bool:

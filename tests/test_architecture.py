@@ -20,7 +20,7 @@ LAYERS = [
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
-    {"session", "frozen", "fitting", "results"},
+    {"session", "frozen", "fitting", "results", "starting", "wise_ft"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index"},
     {"api", "cli", "__init__", "__main__"},
@@ -32,7 +32,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing"}
+               "auditing", "starting", "wise_ft"}
 
 
 def unit(path):

@@ -39,6 +39,13 @@ def test_unfreezing_policies_begin_with_the_head_only_open_and_end_unfrozen(poli
     assert all(a <= b for a, b in pairwise(plans))
 
 
+def test_auto_rgn_trains_everything_with_rates_by_gradients_whatever_came_before():
+    assert depths_by_epoch("auto_rgn", 3) == [set(range(6))] * 3
+    asked = {policy: freezing_plan(policy, [], depth_count=6, epochs=3).by_gradient
+             for policy in ("auto_rgn", "none", "gradual", "head_then_all")}
+    assert asked == {"auto_rgn": True, "none": False, "gradual": False, "head_then_all": False}
+
+
 def test_gradual_opens_from_the_top_down_without_gaps():
     plans = depths_by_epoch("gradual", 10, frozen_fraction=0.5)
     assert plans[:6] == [{5}, {4, 5}, {3, 4, 5}, {2, 3, 4, 5}, {1, 2, 3, 4, 5}, set(range(6))]

@@ -95,6 +95,10 @@ CASES: dict[str, tuple[list[str], list[str], set[str]]] = {
     "optimizer.name": ([], ["optimizer.name=lion"], {"optimizer"}),
     "optimizer.lr": ([], ["optimizer.lr=0.5"], {"rates"}),
     "optimizer.weight_decay": ([], ["optimizer.weight_decay=0.5"], {"decay"}),
+    "optimizer.decay_towards": (["model.weights={weights}"], ["optimizer.decay_towards=start"],
+                                {"decay"}),
+    "optimizer.start_decay": (["model.weights={weights}", "optimizer.decay_towards=start"],
+                              ["optimizer.start_decay=0.5"], {"decay"}),
     "optimizer.layer_decay": ([], ["optimizer.layer_decay=0.5"], {"rates"}),
     "optimizer.stage_lrs": ([], ["optimizer.stage_lrs={layer2: 0.5}"], {"rates"}),
     "schedule.name": ([], ["schedule.name=linear"], {"rates"}),
@@ -140,6 +144,7 @@ ELSEWHERE = {  # seen best where they act
         "test_results.py"),
     "data.near_duplicates": "test_likeness.py",
     "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
+    "training.wise_ft": "test_wise_ft.py",
     "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "data.subgroup_columns": "test_subgroups.py",
     "training.cache_features": "test_frozen.py",
@@ -218,7 +223,8 @@ def observe(words, monkeypatch):
             "recomputes": method.model.grad_checkpointing,
             "kinds": type(method.model.conv1[0]).__name__,
             "layout": method.lay_out(torch.empty(2, 3, 8, 8)).stride(),
-            "decay": [g.weight_decay for g in method.groups], **plans(method, config)}
+            "decay": [(g.weight_decay, g.towards_start) for g in method.groups],
+            **plans(method, config)}
     return seen | passes(method, len(spec_labels.class_names)) | outside(config, monkeypatch)
 
 

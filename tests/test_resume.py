@@ -30,7 +30,9 @@ POLICIES = {
     "below": ["freezing.policy=below", "freezing.below=layer3"],
     "phases": ["freezing.policy=phases",
                "freezing.phases=[{epochs:1,depths:head},{epochs:2,depths:all,lr:1e-3}]"],
+    "auto_rgn": ["freezing.policy=auto_rgn", "training.mixup_alpha=0.4"],
 }
+BUNDLED = ["model.name=resnet12_wide", "model.weights=bundled"]
 OPTIONS = {
     "ema": ["training.ema_decay=0.9"],
     "mixup": ["training.mixup_alpha=0.4", "training.cutmix_alpha=1.0"],
@@ -44,6 +46,7 @@ OPTIONS = {
     "cached": ["freezing.policy=below", "freezing.below=layer3", "data.transform=none"],
     "views": ["freezing.policy=head_only", "training.cache_views=2"],
     "exact": ["freezing.policy=head_then_all", "training.head_fit=exact"],
+    "l2_sp": [*BUNDLED, "optimizer.decay_towards=start", "optimizer.start_decay=5"],
 }
 
 

@@ -149,8 +149,8 @@ def test_policies_train_what_freezing_trains():
     model = build_model("resnet20", num_classes=10)[0]
     found = summary("resnet20", epochs=6)
     labels = [p.policy for p in found.policies]
-    assert labels == ["none", "head_only", "head_then_all", "gradual", "below=layer1",
-                      "below=layer2", "below=layer3"]
+    assert labels == ["none", "head_only", "head_then_all", "gradual", "auto_rgn",
+                      "below=layer1", "below=layer2", "below=layer3"]
     for policy in found.policies:
         name, _, stage = policy.policy.partition("=")
         below = int(stage.removeprefix("layer") or 0)

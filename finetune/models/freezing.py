@@ -24,6 +24,7 @@ class Policy(StrEnum):
     gradual = "gradual"
     below = "below"
     phases = "phases"
+    auto_rgn = "auto_rgn"
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class EpochPlan:
         lr: The classifier's rate in this phase, or None for the run's own.
         phase: Number of the phase from 0; a new one may restart the schedule.
         update_norms: Whether running statistics of norms move in the trainable depths.
+        by_gradient: Whether each depth's rate is multiplied by its relative gradient norm.
     """
 
     depths: frozenset[int]
     lr: float | None = None
     phase: int = 0
     update_norms: bool = True
+    by_gradient: bool = False
 
 
 def freezing_plan(policy: Policy | str, history: Sequence[object], *, depth_count: int, epochs: int,
@@ -60,7 +63,8 @@ def freezing_plan(policy: Policy | str, history: Sequence[object], *, depth_coun
     ``head_only`` is linear probing; ``head_then_all`` LP-FT (Kumar 2022, arXiv 2202.10054);
     ``gradual`` opens depths from the top down (Howard and Ruder 2018, arXiv 1801.06146). The
     last two have everything open after ``frozen_fraction`` of the epochs, and always in the last
-    epoch when there are two or more.
+    epoch when there are two or more. ``auto_rgn`` trains everything, with rates by gradients
+    that are measured at the start of each epoch (Lee 2023, arXiv 2210.11466).
 
     Args:
         policy: Name of the policy.
@@ -94,9 +98,10 @@ def freezing_plan(policy: Policy | str, history: Sequence[object], *, depth_coun
             phase = _phase_of(epoch, epochs, [p.epochs for p in phases])
             chosen = phases[phase]
             return EpochPlan(chosen.depths, chosen.lr, phase, update_norms)
-        case Policy.none:
+        case Policy.none | Policy.auto_rgn:
             pass
-    return EpochPlan(frozenset(range(depth_count - opened, depth_count)), lr, phase, update_norms)
+    return EpochPlan(frozenset(range(depth_count - opened, depth_count)), lr, phase, update_norms,
+                     policy == Policy.auto_rgn)
 
 
 def _phase_of(epoch: int, epochs: int, shares: Sequence[int]) -> int:

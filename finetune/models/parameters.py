@@ -26,16 +26,24 @@ class ParameterGroup:
     weight_decay: float
     parameter_names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
+    towards_start: bool = False  # the decay pulls towards the starting weights, not towards 0
 
     def as_torch(self) -> dict[str, object]:
-        """The group as torch optimizers take it."""
-        return {"params": list(self.parameters), "lr": self.lr, "base_lr": self.lr,
-                "weight_decay": self.weight_decay, "depth": self.depth, "name": self.name}
+        """The group as torch optimizers take it.
+
+        ``start_decay``, where it is, is what `finetune.training.start_decay` applies; the
+        optimizer's own decay is 0 then.
+        """
+        decay = ({"weight_decay": 0.0, "start_decay": self.weight_decay} if self.towards_start
+                 else {"weight_decay": self.weight_decay})
+        return {"params": list(self.parameters), "lr": self.lr, "base_lr": self.lr, **decay,
+                "depth": self.depth, "name": self.name}
 
 
 def split_parameter_groups(model: nn.Module, *, lr: float, weight_decay: float,
                            layer_decay: float = 1.0,
-                           stage_lrs: Mapping[str, float] | None = None) -> list[ParameterGroup]:
+                           stage_lrs: Mapping[str, float] | None = None,
+                           start_decay: float | None = None) -> list[ParameterGroup]:
     """Every parameter in exactly one group, from the stem up.
 
     Vectors and scalars (norms, biases) and what the model's ``no_weight_decay()`` names get no
@@ -47,6 +55,8 @@ def split_parameter_groups(model: nn.Module, *, lr: float, weight_decay: float,
         weight_decay: Of matrices and filters.
         layer_decay: Factor from each depth to the one below; 1 = one rate for all.
         stage_lrs: Explicit rates by stage name or depth; they win over ``layer_decay``.
+        start_decay: Decay of what lies below the classifier, towards the starting weights and
+            in place of ``weight_decay``; None: everything decays towards 0.
 
     Raises:
         ConfigurationError: A stage of ``stage_lrs`` does not exist.
@@ -62,10 +72,12 @@ def split_parameter_groups(model: nn.Module, *, lr: float, weight_decay: float,
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and name not in undecayed
         members.setdefault((depths[name], decays), []).append((name, parameter))
-    groups = [
-        ParameterGroup(depth, names[depth], rates[depth], weight_decay if decays else 0.0,
-                       tuple(n for n, _ in pairs), tuple(p for _, p in pairs))
-        for (depth, decays), pairs in sorted(members.items())
-    ]
+    groups = []
+    for (depth, decays), pairs in sorted(members.items()):
+        to_start = start_decay is not None and decays and depth < top
+        decay = (start_decay if to_start else weight_decay) if decays else 0.0
+        groups.append(ParameterGroup(depth, names[depth], rates[depth], decay or 0.0,
+                                     tuple(n for n, _ in pairs), tuple(p for _, p in pairs),
+                                     to_start))
     assert sum(len(g.parameters) for g in groups) == len(depths)
     return groups

@@ -14,7 +14,8 @@ from finetune.errors import FinetuneError
 from finetune.files import write_bytes, write_with
 from finetune.training.loop import LoopState
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+__all__ = ["load_checkpoint", "load_tensors", "load_weights", "read_metadata", "save_checkpoint",
+           "save_tensors", "save_weights"]
 
 
 def save_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer,
@@ -68,14 +69,19 @@ def _first_line(error: Exception) -> str:
 
 
 def save_weights(path: Path, model: nn.Module, *, metadata: Mapping[str, str]) -> None:
-    """Write a model's tensors as safetensors, atomically.
+    """Write a model's tensors as `save_tensors` does."""
+    save_tensors(path, model.state_dict(), metadata=metadata)
+
+
+def save_tensors(path: Path, named: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, atomically.
 
     The same tensors and metadata give the same bytes: the metadata is one entry, ``finetune``,
     as JSON, since safetensors writes several in an order of chance.
     """
     from safetensors.torch import save
 
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in named.items()}
     told = {"finetune": json.dumps(dict(metadata), sort_keys=True)}
     write_bytes(path, save(_unshared(tensors), told))
 
@@ -95,10 +101,30 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         FinetuneError: The file is missing, damaged, or another model's.
     """
+    try:
+        model.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        raise FinetuneError(f"{path} does not hold this model's weights: {error}") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors by name that `save_tensors` wrote, on the CPU.
+
+    Raises:
+        FinetuneError: The file is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
         raise FinetuneError(f"{path} does not hold this model's weights: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_tensors` was told beside the tensors; the file has to be there."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get("finetune", "{}")))

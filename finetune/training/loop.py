@@ -6,18 +6,20 @@
         seed everything from (seed, epoch)
         plan = what trains in this epoch
         pass = begin(plan)                   # freezes the rest; may start from cached features
+        if pass.by_gradient: rates' shares from the gradients of the first batches
         for images, targets, indices in pass.loader:
             mix;  loss = criterion(pass.forward(pass.prepare(images)), targets);  backward
-            every accumulation_steps batches: clip, set rates, step, EMA
+            every accumulation_steps batches: set rates, clip, step, EMA
         metrics = evaluate(model or its average)
         yield EpochResult                    # logging, checkpoints, stopping: the caller's body
 """
 
 import functools
+import itertools
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, Interrupted
 from finetune.training.compiling import compile_problem
+from finetune.training.gradient_norms import MEASURED, rate_shares, relative_gradient_norms
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
 __all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "seed_epoch", "train",
@@ -73,6 +76,7 @@ class Pass:
         loader: Batches of images, or of features of the frozen part, targets and indices.
         forward: From what is prepared to logits (B, K).
         prepare: Brings a batch to the device, normalised.
+        by_gradient: Whether each depth's rate is multiplied by its relative gradient norm.
         solve: Fits what trains at once instead; returns the loss and how it was fitted, in words.
     """
 
@@ -80,6 +84,7 @@ class Pass:
     forward: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor]
     solve: Callable[[], tuple[float, str]] | None = None
+    by_gradient: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ class EpochResult:
     images_per_second: float
     val: dict[str, Any]
     fit: str | None = None  # how it was fitted at once, without steps, in words
+    gradient_shares: dict[str, float] | None = None  # each depth's factor on its rate, if measured
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -158,6 +164,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
           evaluate: Callable[[], Mapping[str, Any]],
           settings: TrainingSettings, state: LoopState,
           mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+          before_step: Callable[[], None] = lambda: None,
           after_step: Callable[[], None] | None = None,
           stop: Callable[[], bool] = lambda: False,
           progress: Callable[[int, int], None] = lambda done, of: None,
@@ -175,6 +182,8 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         settings: Numbers of the loop.
         state: Mutated; complete whenever an epoch is yielded.
         mix: Mixup or cutmix.
+        before_step: Called before each optimizer step, when its rates are set (decay towards the
+            starting weights).
         after_step: Called after each optimizer step (averaged weights).
         stop: Asked after each step; true ends the loop by `Interrupted`.
         progress: Called with batches done and their number.
@@ -191,11 +200,11 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         opened = _enter(current, state)
         way = begin(current, epoch)
         started, losses, shown, looked = time.perf_counter(), [], [], 0
-        for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
+        gather = functools.partial(_backward, way, criterion=criterion, mix=mix, settings=settings)
+        shares, stream = _look_ahead(way, model, optimizer, gather, settings)
+        for number, (images, targets, indices) in enumerate(stream, 1):
             targets = targets.to(_device(model), non_blocking=True)
             batches = len(way.loader)
-            gather = functools.partial(_backward, way, criterion=criterion, mix=mix,
-                                       settings=settings)
             trial = functools.partial(_fits, gather, images, targets, optimizer)
             with _room(settings, trial):
                 loss = gather(images, targets, share=_share(number, batches, settings))
@@ -206,8 +215,9 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
                     _refuse_not_finite(losses[looked:], shown[looked:], epoch, name_samples)
                     looked = number
                 set_rates(optimizer, current, settings, state,
-                          steps_per_epoch(way.loader, settings))
+                          steps_per_epoch(way.loader, settings), shares)
                 with _room(settings, trial):
+                    before_step()
                     train_step(model, optimizer, max_grad_norm=settings.max_grad_norm)
                 state.step += 1
                 if after_step is not None:
@@ -220,7 +230,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         result = EpochResult(
             epoch + 1, train_loss, _rates(optimizer, current), sorted(current.depths), opened,
             current.phase, seconds, sum(map(len, shown)) / seconds, dict(evaluate()),
-            fit)
+            fit, _by_name(optimizer, shares))
         state.history.append(result.to_dict())
         yield result
 
@@ -305,14 +315,37 @@ def _share(number: int, batches: int, settings: TrainingSettings) -> float:
     return 1 / min(settings.accumulation_steps, batches - first)
 
 
+def _look_ahead(way: Pass, model: nn.Module, optimizer: torch.optim.Optimizer,
+                gather: Callable[..., Tensor], settings: TrainingSettings,
+                ) -> tuple[dict[int, float], Iterable[Batch]]:
+    """The factor on each depth's rate from the epoch's first batches, if asked; all its batches.
+
+    Measuring moves nothing: weights and running statistics are as before.
+    """
+    stream: Iterator[Batch] = iter(() if way.solve else way.loader)
+    if not way.by_gradient:
+        return {}, stream
+    first, norms = list(itertools.islice(stream, MEASURED)), []
+    before = [buffer.clone() for buffer in model.buffers()]
+    for images, targets, _ in first:
+        targets = targets.to(_device(model), non_blocking=True)
+        with _room(settings, functools.partial(_fits, gather, images, targets, optimizer)):
+            gather(images, targets, share=1.0)
+        norms.append(relative_gradient_norms(optimizer.param_groups))
+        optimizer.zero_grad(set_to_none=True)
+    for buffer, old in zip(model.buffers(), before, strict=True):
+        buffer.copy_(old)
+    return rate_shares(norms), itertools.chain(first, stream)
+
+
 def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, settings: TrainingSettings,
-              state: LoopState, per_epoch: int) -> None:
+              state: LoopState, per_epoch: int, shares: Mapping[int, float] | None = None) -> None:
     """Set every group's real rate for the step that comes.
 
     The schedule runs over the whole training but what was fitted without steps. A depth that opens
     later joins at the schedule's current height after a warm-up of its own, as long as the
     schedule's. With ``restart``, the schedule starts anew at each change of phase and runs to
-    the end of training.
+    the end of training. ``shares`` are measured factors on the rates of depths.
     """
     solved = sum(past.get("fit") is not None for past in state.history)
     total = (settings.epochs - solved) * per_epoch
@@ -325,11 +358,18 @@ def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, settings: TrainingSe
         since = state.step - state.opened_at.get(group["depth"], 0)
         late = state.opened_at.get(group["depth"], 0) > 0 and not settings.schedule.restart
         joined = min(1.0, (since + 1) / warmup) if late and warmup else 1.0
-        group["lr"] = group["base_lr"] * own * factor * joined
+        share = (shares or {}).get(group["depth"], 1.0)
+        group["lr"] = group["base_lr"] * own * factor * joined * share
 
 
 def _rates(optimizer: torch.optim.Optimizer, plan: Plan) -> dict[str, float]:
     return {g["name"]: float(g["lr"]) for g in optimizer.param_groups if g["depth"] in plan.depths}
+
+
+def _by_name(optimizer: torch.optim.Optimizer,
+             shares: Mapping[int, float]) -> dict[str, float] | None:
+    return {g["name"]: shares[g["depth"]] for g in optimizer.param_groups
+            if g["depth"] in shares} or None
 
 
 def _refuse_not_finite(losses: list[Tensor], indices: list[Tensor], epoch: int,
