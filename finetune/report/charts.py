@@ -48,8 +48,8 @@ def history_charts(history: Sequence[dict[str, Any]], *, metric: str,
               _epochs("validation", [e["val"].get(loss) for e in history], history, 1)]
     metrics = [_epochs(titles.get(key, key), [e["val"].get(key) for e in history], history, i)
                for i, key in enumerate(keys)]
-    return [_by_epoch("Loss", "loss", losses, marks),
-            _by_epoch("Metrics on validation", "metric", metrics, marks)]
+    return [_by_epoch("Loss", "", losses, marks),
+            _by_epoch("Metrics on validation", "", metrics, marks)]
 
 
 def _epochs(name: str, values: Sequence[float | None], history: Sequence[dict[str, Any]],

@@ -213,8 +213,8 @@ function makeChart(svg) {
     spot.setAttribute("cy", inside.y);
     svg.append(spot);
     const round = (value) => String(Number(value.toPrecision(4)));
-    showTip(line.name + "\n" + svg.dataset.x + " " + round(x) + "\n" + svg.dataset.y + " " + round(y)
-      + (extra ? "\n" + extra : ""), screen.x, screen.y);
+    const told = [line.name, svg.dataset.x + " " + round(x), (svg.dataset.y + " " + round(y)).trim(), extra];
+    showTip(told.filter(Boolean).join("\n"), screen.x, screen.y);
   };
   const hide = () => { spot.remove(); hideTip(); };
   svg.addEventListener("pointermove", (event) => {
@@ -265,9 +265,9 @@ chooseTheme();
 document.querySelectorAll("table.rows").forEach((table) => {
   const rows = Array.from(table.tBodies[0].rows);
   makeSortable(table);
-  if (rows.length > 8) makeFilter(table.closest(".wide") || table, rows, "the rows below");
+  if (rows.length > 15) makeFilter(table.closest(".wide") || table, rows, "the rows below");
 });
-document.querySelectorAll("ul.pictures:not(.close)").forEach((list) => {
+document.querySelectorAll(".pictures:not(.close)").forEach((list) => {
   if (list.children.length > 8) makeFilter(list, Array.from(list.children), "the pictures below");
 });
 document.querySelectorAll("table.cells").forEach(makeMatrix);

@@ -20,7 +20,8 @@ from PIL import Image
 
 from finetune.errors import DataError
 
-__all__ = ["ReadPicture", "Thumbnails", "breakable", "number", "picture_uri", "render_page", "spans"]
+__all__ = ["ReadPicture", "Thumbnails", "breakable", "number", "picture_uri", "render_page",
+           "spans"]
 
 ReadPicture = Callable[[str], np.ndarray]
 """Gives a picture (H, W, C) uint8 by its id."""
@@ -112,6 +113,11 @@ class Thumbnails:
 
     def __init__(self, read: ReadPicture | None, *, room: int) -> None:
         self._read, self._room = read, room
+
+    @property
+    def are_full(self) -> bool:
+        """Whether the last one asked for found no room, or will the next."""
+        return self._room <= 0
 
     def uri(self, sample_id: str, *, side: int, quality: int = 80) -> str | None:
         """At most ``side`` pixels, as data URI; None when it can't be had or there is no room."""
