@@ -40,7 +40,12 @@ function showTip(text, x, y) {
   tip.style.top = (y - box.height - 14 > 4 ? y - box.height - 14 : y + 18) + "px";
 }
 
-function hideTip() { tip.hidden = true; }
+let moved = hideTip;  // what to do when the page scrolls: what has the focus keeps its values
+
+function hideTip() {
+  tip.hidden = true;
+  moved = hideTip;
+}
 
 // ---- tables: sort by a click on a column, filter by words
 function valueOf(cell) {
@@ -86,6 +91,11 @@ function makeSortable(table) {
   });
 }
 
+function wordsOf(item) {  // of a row only its words: every row has a 4 in some number
+  const parts = item.cells ? Array.from(item.querySelectorAll("th, .text, .long")) : [item];
+  return parts.map((part) => part.textContent).join(" ").replace(/\s+/g, " ").toLowerCase();
+}
+
 function makeFilter(place, items, what) {
   const label = document.createElement("label"), input = document.createElement("input");
   const count = document.createElement("span");
@@ -95,13 +105,12 @@ function makeFilter(place, items, what) {
   input.setAttribute("aria-label", "Filter " + what);
   count.setAttribute("role", "status");
   input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = input.value.toLowerCase().trim();
     const shown = items.filter((item) => {
-      const text = item.textContent.toLowerCase();
-      item.hidden = !words.every((word) => text.includes(word));
+      item.hidden = !wordsOf(item).includes(wanted);
       return !item.hidden;
     });
-    count.textContent = words.length ? shown.length + " of " + items.length : "";
+    count.textContent = wanted ? shown.length + " of " + items.length : "";
   });
   label.append(input, count);
   place.before(label);
@@ -164,6 +173,7 @@ function makeMatrix(table) {
     if (!cell) return hideTip();
     const box = cell.getBoundingClientRect();
     showTip(describeCell(table, cell), box.right - 14, box.top + 8);
+    if (event.type === "focusin") moved = () => show(event);
   };
   table.addEventListener("pointerover", show);
   table.addEventListener("focusin", show);
@@ -215,6 +225,7 @@ function makeChart(svg) {
     const round = (value) => String(Number(value.toPrecision(4)));
     const told = [line.name, svg.dataset.x + " " + round(x), (svg.dataset.y + " " + round(y)).trim(), extra];
     showTip(told.filter(Boolean).join("\n"), screen.x, screen.y);
+    moved = svg.matches(":focus-visible") ? show : hide;
   };
   const hide = () => { spot.remove(); hideTip(); };
   svg.addEventListener("pointermove", (event) => {
@@ -260,7 +271,7 @@ function openForPrint() {
 }
 
 document.body.append(tip);
-window.addEventListener("scroll", hideTip, { passive: true });
+window.addEventListener("scroll", () => moved(), { passive: true });
 chooseTheme();
 document.querySelectorAll("table.rows").forEach((table) => {
   const rows = Array.from(table.tBodies[0].rows);
