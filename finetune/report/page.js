@@ -228,7 +228,7 @@ function makeChart(svg) {
     moved = svg.matches(":focus-visible") ? show : hide;
   };
   const hide = () => { spot.remove(); hideTip(); };
-  svg.addEventListener("pointermove", (event) => {
+  const follow = (event) => {
     const matrix = group.getScreenCTM();
     let best = 60 * 60;
     let found = null;
@@ -240,8 +240,10 @@ function makeChart(svg) {
     if (!found) return hide();
     at = found;
     show();
-  });
-  svg.addEventListener("pointerleave", hide);
+  };
+  svg.addEventListener("pointermove", follow);
+  svg.addEventListener("pointerdown", follow);  // a finger taps
+  svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); });
   svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) show(); });
   svg.addEventListener("blur", hide);
   svg.addEventListener("keydown", (event) => {

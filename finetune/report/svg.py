@@ -7,7 +7,7 @@ page's script can say exact values where the pointer is.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
@@ -61,7 +61,7 @@ class Mark:
     x: float
     text: str = ""
     look: str = "dotted"
-    row: int = field(default=0)
+    row: int = 0
 
 
 def draw_chart(lines: Sequence[Line], x: Axis, y: Axis, *, title: str, marks: Sequence[Mark] = (),
