@@ -1,7 +1,7 @@
 """Which charts a page shows of a run, from its history, its metrics and its answers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = ["Chart", "class_charts", "history_charts", "reliability_charts", "ris
 
 FEW = 10             # classes up to which each has a colour of its own
 POINTS = 8_000       # of all lines of a chart
+FROM = "from a probability of "
 SHARE = {"low": 0.0, "high": 1.0}
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc")
 Answers = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -125,9 +126,10 @@ def _curve(curve: Curve, look: str, points: int) -> Line:
     if curve.steps:
         x, y = np.repeat(x, 2)[:-1], np.repeat(y, 2)[1:]
         thresholds = np.repeat(thresholds, 2)[1:]
-    extra = ["" if np.isnan(t) else f"from {t:.3g}" for t in thresholds]
+    extra = ["" if np.isnan(t) else f"{t:.3g}" for t in thresholds]
     name = f"{curve.name} {curve.area:.3f}"
-    return Line(name, x.tolist(), y.tolist(), look, extra=extra if any(extra) else ())
+    return Line(name, x.tolist(), y.tolist(), look, lead=FROM,
+                extra=extra if any(extra) else ())
 
 
 def reliability_charts(answers: Mapping[str, Mapping[str, Any]], *,
@@ -142,11 +144,19 @@ def reliability_charts(answers: Mapping[str, Mapping[str, Any]], *,
     top = {name: found["top_label"] or [] for name, found in answers.items()}
     first = next(iter(answers.values()))
     names = worst_calibrated(first["per_class"], count=count)
-    small = [_reliability(name, {kind: found["per_class"].get(name, [])
-                                 for kind, found in answers.items()}, small=True)
-             for name in names if first["per_class"][name]]
+    bins = {name: {kind: found["per_class"].get(name, []) for kind, found in answers.items()}
+            for name in names if first["per_class"][name]}
+    high = _highest(row for kinds in bins.values() for rows in kinds.values() for row in rows)
+    small = [_reliability(name, kinds, high=high, width=200, height=200)
+             for name, kinds in bins.items()]
     return ([_reliability("Reliability of the likeliest class", top)] if any(top.values()) else [],
             small)
+
+
+def _highest(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The end of axes that all classes share: of many classes, each is rarely likely."""
+    most = max((max(row["confidence"], row["interval"][1] or 0) for row in rows), default=1.0)
+    return next(end for end in (0.1, 0.2, 0.5, 1.0) if end >= most or end == 1.0)
 
 
 def worst_calibrated(per_class: Answers, *, count: int) -> list[str]:
@@ -161,7 +171,8 @@ def worst_calibrated(per_class: Answers, *, count: int) -> list[str]:
     return sorted(off, key=lambda name: -off[name])[:count]
 
 
-def _reliability(title: str, bins: Answers, *, small: bool = False) -> Chart:
+def _reliability(title: str, bins: Answers, *, high: float = 1.0, width: int = 420,
+                 height: int = 400) -> Chart:
     lines = []
     for place, (kind, rows) in enumerate(bins.items()):
         known = [row for row in rows if row["accuracy"] is not None]
@@ -170,10 +181,11 @@ def _reliability(title: str, bins: Answers, *, small: bool = False) -> Chart:
         lines.append(Line(kind, [row["confidence"] for row in known],
                           [row["accuracy"] for row in known], f"s{place}", dots=True,
                           bars=[row["interval"] for row in known], extra=extra))
-    said, right = Axis("probability", **SHARE), Axis("share that is so", **SHARE)
-    size = {"width": 200, "height": 200} if small else {"width": 420, "height": 400}
-    svg = draw_chart(lines, said, right, diagonal=True, title=f"Reliability: {title}", **size)
-    legend = [(line.look, line.name) for line in lines] if len(lines) > 1 and not small else []
+    said, right = Axis("probability", 0, high), Axis("share that is so", 0, high)
+    svg = draw_chart(lines, said, right, diagonal=True, title=f"Reliability: {title}",
+                     width=width, height=height)
+    has_legend = len(lines) > 1 and width > 200  # small ones have one in common
+    legend = [(line.look, line.name) for line in lines] if has_legend else []
     return Chart(title, svg, legend)
 
 
@@ -193,7 +205,8 @@ def risk_chart(answers: Mapping[str, np.ndarray], labels: np.ndarray, *,
         kept = np.unique(np.linspace(0, len(risk) - 1, 400).round().astype(int))
         lines.append(Line(f"{kind}, mean {area_under_risk(sure, right):.3f}",
                           coverage[kept].tolist(), risk[kept].tolist(), f"s{place}",
-                          extra=[f"from {t:.3g}" for t in thresholds[kept]]))
+                          lead=FROM,
+                          extra=[f"{t:.3g}" for t in thresholds[kept]]))
     high = max(value for line in lines for value in line.y)
     legend = [(line.look, line.name) for line in lines]
     if point is not None:

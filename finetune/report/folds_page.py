@@ -38,8 +38,14 @@ def write_folds_report(folder: Path, read_picture: ReadPicture | None = None) ->
         settings=read_settings(folder), folds=[_fold(member) for member in members],
         shown=[key for key in SHOWN if found["values"].get(key) is not None],
         spread={key: spread[key] for key in found["titles"] if key in spread},
-        depths=describe_depths(first, members[0].history), **found)
+        depths=describe_depths(first, members[0].history), warnings=_of_all(members), **found)
     return write_text(folder / "report.html", page)
+
+
+def _of_all(members: list[RunDirectory]) -> list[str]:
+    """The warnings that every fold has; its own report has all of a fold's."""
+    told = [member.environment["warnings"] for member in members]
+    return [text for text in told[0] if all(text in others for others in told)]
 
 
 def _fold(member: RunDirectory) -> dict[str, Any]:

@@ -203,6 +203,7 @@ function makeMatrix(table) {
 function readLines(svg) {
   return Array.from(svg.querySelectorAll("polyline"), (line) => ({
     name: line.dataset.name,
+    lead: line.dataset.lead || "",
     extra: line.dataset.extra ? JSON.parse(line.dataset.extra) : [],
     points: line.getAttribute("points").split(" ").filter(Boolean).map((p) => p.split(",").map(Number)),
   })).filter((line) => line.points.length);
@@ -223,7 +224,8 @@ function makeChart(svg) {
     spot.setAttribute("cy", inside.y);
     svg.append(spot);
     const round = (value) => String(Number(value.toPrecision(4)));
-    const told = [line.name, svg.dataset.x + " " + round(x), (svg.dataset.y + " " + round(y)).trim(), extra];
+    const told = [line.name, svg.dataset.x + " " + round(x), (svg.dataset.y + " " + round(y)).trim(),
+      extra && line.lead + extra];
     showTip(told.filter(Boolean).join("\n"), screen.x, screen.y);
     moved = svg.matches(":focus-visible") ? show : hide;
   };

@@ -43,6 +43,7 @@ class Line:
         dots: Whether each point is marked.
         bars: Low and high of each point's interval, or nothing.
         extra: What else is known of each point, as text, or nothing.
+        lead: What stands before each of these.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Line:
     dots: bool = False
     bars: Sequence[Sequence[float]] = ()
     extra: Sequence[str] = ()
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def _line(line: Line) -> str:
     points = [(a, b) for a, b in zip(line.x, line.y, strict=True)]
     parts = [f'<path d="M{a:.5g} {low:.5g}V{high:.5g}"/>'
              for (a, _), (low, high) in zip(points, line.bars, strict=False)]
-    told = f' data-extra="{escape(json.dumps(list(line.extra)))}"' if line.extra else ""
+    told = (f' data-lead="{escape(line.lead)}" data-extra="{escape(json.dumps([*line.extra]))}"'
+            if line.extra else "")
     joined = " ".join(f"{a:.5g},{b:.5g}" for a, b in points)
     parts.append(f'<polyline data-name="{escape(line.name)}"{told} points="{joined}"/>')
     if line.dots:
