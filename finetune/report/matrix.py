@@ -78,9 +78,10 @@ def _sorted_cells(predictions: Predictions) -> tuple[Ranked, Ranked]:
     right: Ranked = {}
     for cell, row, odds, is_right in entries:
         (right if is_right else wrong).setdefault(cell, []).append((row, odds))
-    for cells, sign in ((wrong, -1), (right, 1)):
-        for found in cells.values():
-            found.sort(key=lambda entry, sign=sign: sign * entry[1])  # type: ignore[misc]
+    for found in wrong.values():
+        found.sort(key=lambda entry: -entry[1])
+    for found in right.values():
+        found.sort(key=lambda entry: entry[1])
     order = sorted(wrong, key=lambda cell: -wrong[cell][0][1])
     return {cell: wrong[cell] for cell in order}, dict(sorted(right.items()))
 
