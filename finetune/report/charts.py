@@ -20,7 +20,6 @@ __all__ = ["Chart", "class_charts", "history_charts", "reliability_charts", "ris
 FEW = 10             # classes up to which each has a colour of its own
 POINTS = 8_000       # of all lines of a chart
 FROM = "from a probability of "
-SHARE = {"low": 0.0, "high": 1.0}
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "roc_auc")
 Answers = Mapping[str, Sequence[Mapping[str, Any]]]
 """Reliability bins by what they are of: ``as answered``, ``calibrated``."""
@@ -94,8 +93,8 @@ def class_charts(predictions: Predictions) -> list[Chart]:
     """ROC and precision-recall curves of each class, with their mean."""
     names = predictions.label_spec.class_names
     roc, precision = roc_curves(predictions, names), precision_recall_curves(predictions, names)
-    x, y = Axis("false positive rate", **SHARE), Axis("true positive rate", **SHARE)
-    recall, right = Axis("recall", **SHARE), Axis("precision", **SHARE)
+    x, y = Axis("false positive rate"), Axis("true positive rate")
+    recall, right = Axis("recall"), Axis("precision")
     found = [_curves("ROC curve, and the area under it", roc, x, y, diagonal=True),
              _curves("Precision and recall, average precision", precision, recall, right)]
     return [chart for chart in found if chart is not None]
@@ -213,6 +212,6 @@ def risk_chart(answers: Mapping[str, np.ndarray], labels: np.ndarray, *,
         lines.append(Line("the run's threshold", [point[0]], [point[1]], "mean", dots=True))
         legend.append(("mean", "the run's threshold"))
     title = "Mistakes among what is answered"
-    return Chart(title, draw_chart(lines, Axis("share that is answered", **SHARE),
+    return Chart(title, draw_chart(lines, Axis("share that is answered"),
                                    Axis("share that is wrong", 0, _room([0.0, high])[1]),
                                    title=f"{title}: risk and coverage", height=400), legend)

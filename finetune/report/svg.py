@@ -21,8 +21,8 @@ class Axis:
     """One side of a chart; ``name`` says what the numbers are, in a few words."""
 
     name: str
-    low: float
-    high: float
+    low: float = 0.0
+    high: float = 1.0
     whole: bool = False  # only whole numbers are marked
 
     @property
