@@ -277,7 +277,8 @@ function openForPrint() {
 document.body.append(tip);
 window.addEventListener("scroll", () => moved(), { passive: true });
 chooseTheme();
-document.querySelectorAll("table.rows").forEach((table) => {
+document.querySelectorAll("table:not(.cells)").forEach((table) => {
+  if (!table.tHead || !table.tBodies.length) return;
   const rows = Array.from(table.tBodies[0].rows);
   makeSortable(table);
   if (rows.length > 15) makeFilter(table.closest(".wide") || table, rows, "the rows below");
