@@ -46,7 +46,7 @@ Runs
   resume RUN              continue an interrupted run, bit by bit as if it had not stopped; of a
                           folder of folds, those that are missing
   evaluate RUN            measure the chosen weights again on the test part
-  report RUN              write report.html and figures/ again
+  report RUN [--open]     write report.html and figures/ again; --open: show it in the browser
   mislabeled RUN [--model NAME] [--weights W] [--folds N]
                           labels that are probably wrong: mislabeled.html and .csv in the run
   verify RUN [--twice]    whether versions, data, weights, split, settings, predictions and metrics
@@ -264,8 +264,7 @@ def _resume(words: list[str]) -> int:
 
     run = RunDirectory.open(_parse("resume", ["run"], words).run)
     if run.is_complete:
-        shown = "metrics.json" if run.has_folds else "report.html"
-        say(f"{run.path} is finished; nothing to do. Result: {run.path / shown}")
+        say(f"{run.path} is finished; nothing to do. Result: {run.path / 'report.html'}")
         return 0
     from finetune.launch import relaunch
 
@@ -274,14 +273,14 @@ def _resume(words: list[str]) -> int:
 
 
 def _single_run(path: str) -> "RunDirectory":
-    """A run that trained; the folder around folds has nothing to measure or to draw."""
+    """A run that trained; the folder around folds has no network to measure."""
     from finetune.run_directory import RunDirectory
 
     run = RunDirectory.open(path)
     if run.has_folds:
         raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
                          f"{run.path / 'fold-1'}; pooled results are in "
-                         f"{run.path / 'metrics.json'}")
+                         f"{run.path / 'report.html'}")
     return run
 
 
@@ -297,11 +296,24 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    run = _single_run(_parse("report", ["run"], words).run)
-    from finetune.run import rewrite_report
+    parser = _parser("report", ["run"])
+    parser.add_argument("--open", action="store_true", help="and open it in the browser")
+    given = parser.parse_args(words)
+    from finetune.launch import report
+    from finetune.run_directory import RunDirectory
 
-    say(f"wrote {rewrite_report(run)}")
+    path = report(RunDirectory.open(given.run))
+    say(f"wrote {path}")
+    if given.open:
+        _open(path)
     return 0
+
+
+def _open(path: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        warn(f"no browser was found; open {path.resolve()} in one")
 
 
 def _mislabeled(words: list[str]) -> int:

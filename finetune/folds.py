@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 
 from finetune import session
-from finetune.assembly import assemble_data
+from finetune.assembly import assemble_data, read_labelled
 from finetune.config import Config
-from finetune.console import progress_bar, say, table
+from finetune.console import progress_bar, say, table, warn
 from finetune.environment import describe_folds
-from finetune.errors import CheckError, Interrupted
+from finetune.errors import CheckError, DataError, InputError, Interrupted
 from finetune.evaluation.pooling import pool_predictions, spread
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
+from finetune.report.figures import write_figures
+from finetune.report.folds_page import write_folds_report
 from finetune.results import measure_answers
-from finetune.run import fit, resume
+from finetune.run import fit, picture_reader, resume
 from finetune.run_directory import RunDirectory
 
-__all__ = ["fit_folds", "resume_folds", "train_in", "typed_words"]
+__all__ = ["fit_folds", "report_folds", "resume_folds", "train_in", "typed_words"]
 
 SHOWN = ("accuracy", "balanced_accuracy", "quadratic_kappa", "mean_absolute_error", "macro_f1",
          "average_precision", "roc_auc", "log_loss")
@@ -138,6 +140,28 @@ def _pool(parent: RunDirectory, members: Sequence[RunDirectory]) -> None:
     write_json(parent.path / "metrics.json", metrics)
     _print_folds(metrics, [m["test"] for m in each])
     session.print_result(metrics, has_test=True)
+    say(f"report {report_folds(parent)}")
+
+
+def report_folds(parent: RunDirectory) -> Path:
+    """Write the page of all folds from their files.
+
+    Raises:
+        InputError: Not all folds are finished.
+    """
+    if not (parent.path / "metrics.json").exists():
+        raise InputError(f"{parent.path} has no pooled metrics yet: python -m finetune resume "
+                         f"{shlex.quote(str(parent.path))}")
+    data = parent.config.data
+    assert data.root is not None
+    for text in write_figures(parent.path):
+        warn(text)
+    try:
+        reader = picture_reader(read_labelled(data, data.root)[0].source)
+    except DataError as error:
+        warn(f"the report has no pictures: {error}")
+        return write_folds_report(parent.path)
+    return write_folds_report(parent.path, reader)
 
 
 def _selection(each: Sequence[dict[str, Any]]) -> dict[str, Any]:

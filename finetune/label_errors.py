@@ -204,7 +204,8 @@ def _write(folder: Path, data: Data, rows: Sequence[dict[str, Any]], config: Con
         notes.append(f"{unjudged} pictures could not be judged in whole: no other fold has their "
                      "class.")
     shown = write_suspects(folder / "mislabeled.html", flagged, title=title, notes=notes,
-                           read_picture=lambda name: session.picture_for_report(data, name))
+                           read_picture=lambda name: session.picture_for_report(
+                               data.samples.source, name))
     say(title)
     pairs = Counter((row["given"], row["suggested"]) for row in flagged).most_common(10)
     if pairs:

@@ -1,15 +1,16 @@
 """Everything that one configuration asks for: a run, a run for each fold, or two to compare."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune.config import Config
-from finetune.folds import fit_folds, resume_folds
+from finetune.folds import fit_folds, report_folds, resume_folds
 from finetune.random_split import compare_random
-from finetune.run import fit, resume
+from finetune.run import fit, resume, rewrite_report
 from finetune.run_directory import RunDirectory
 
-__all__ = ["launch", "relaunch"]
+__all__ = ["launch", "relaunch", "report"]
 
 
 def launch(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
@@ -29,6 +30,15 @@ def launch(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None
         return fit_folds(config, overrides=overrides)
     run = fit(config, replaced=replaced, overrides=overrides)
     return compare_random(run) if config.data.compare_random else run
+
+
+def report(run: RunDirectory) -> Path:
+    """Write the report of a run, or of all folds, again from its files; where it lies.
+
+    Raises:
+        InputError: The run isn't finished.
+    """
+    return report_folds(run) if run.has_folds else rewrite_report(run)
 
 
 def relaunch(run: RunDirectory) -> RunDirectory:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune import session
@@ -71,7 +72,7 @@ from finetune.training.loop import LoopState, train
 from finetune.training.tracking import Tracker
 from finetune.wise_ft import mix_with_start
 
-__all__ = ["evaluate", "fit", "resume", "rewrite_report"]
+__all__ = ["evaluate", "fit", "picture_reader", "resume", "rewrite_report"]
 
 
 def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
@@ -269,7 +270,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
                                                   *warnings]))
     run.write_environment(environment)
     signals.check("before the report")
-    report = write_report(run.path, functools.partial(session.picture_for_report, data))
+    report = write_report(run.path, picture_reader(data.samples.source))
     session.print_result(metrics, has_test="test" in data.parts)
     session.print_decisions(decisions)
     say(f"report {report}")
@@ -326,6 +327,11 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     return predictions
 
 
+def picture_reader(source: PictureSource) -> Callable[[str], np.ndarray]:
+    """Gives pictures for a report, by their ids; no larger than they are shown there."""
+    return functools.partial(session.picture_for_report, source, at_least=(256, 256))
+
+
 def rewrite_report(run: RunDirectory) -> Path:
     """Write figures and report again from the run directory.
 
@@ -338,7 +344,7 @@ def rewrite_report(run: RunDirectory) -> Path:
         warn(text)
     try:
         data = _read_data(run.config, run)
-        reader = functools.partial(session.picture_for_report, data)
+        reader = picture_reader(data.samples.source)
     except DataError as error:
         warn(f"the report has no pictures: {error}")
         return write_report(run.path)

@@ -129,10 +129,7 @@ class RunDirectory:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do: every fold, or the random split beside the run, too."""
-        has_metrics = (self.path / "metrics.json").exists()
-        if self.has_folds:
-            return has_metrics
-        compares = self.config.data.compare_random
+        compares = self.config.data.compare_random and not self.has_folds
         return self.is_finished and not (compares and "random_split" not in self.metrics)
 
     def write_config(self, config: Config) -> None:

@@ -16,6 +16,7 @@ from finetune.assembly import Data
 from finetune.config import Config, TrackingMode
 from finetune.console import say, table, warn
 from finetune.data.decoding import to_unit_range
+from finetune.data.samples import PictureSource
 from finetune.errors import CheckError, InputError
 from finetune.evaluation.decisions import Decisions
 from finetune.evaluation.per_class import measured_by_class
@@ -156,9 +157,13 @@ def names_of(data: Data, indices: Tensor) -> list[str]:
     return [ids[i] for i in indices.tolist()]
 
 
-def picture_for_report(data: Data, sample_id: str) -> np.ndarray:
-    """A picture as 8-bit grey or RGB, scaled to its own range where it isn't 8-bit."""
-    pixels = data.samples.source.read(sample_id).pixels
+def picture_for_report(source: PictureSource, sample_id: str, *,
+                       at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """A picture as 8-bit grey or RGB, scaled to its own range where it isn't 8-bit.
+
+    ``at_least``: height and width that suffice; large JPEG files are read sooner then.
+    """
+    pixels = source.read(sample_id, at_least).pixels
     if pixels.dtype != np.uint8:
         low, high = float(pixels.min()), float(pixels.max())
         unit = to_unit_range(pixels, (low, high if high > low else low + 1))
@@ -169,7 +174,7 @@ def picture_for_report(data: Data, sample_id: str) -> np.ndarray:
 def track_mistakes(tracker: Tracker, data: Data, predictions: Predictions, part: str) -> None:
     """Send the worst mistakes as pictures, without their names."""
     found = find_mistakes(predictions, count=12)
-    images = [picture_for_report(data, mistake["id"]) for mistake in found]
+    images = [picture_for_report(data.samples.source, mistake["id"]) for mistake in found]
     captions = [f"{hashed_id(m['id'], tracker.salt)}: {m['true']}, answered {m['predicted']}"
                 for m in found]
     tracker.log_pictures(f"{part}/worst_mistakes", images, captions)

@@ -23,12 +23,13 @@ def _apart_from_the_users_settings(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def without_pages(monkeypatch):
     """Runs draw nothing and write an empty page: for tests of training alone."""
-    from finetune import run
+    from finetune import folds, run
     from finetune.files import write_text
 
-    monkeypatch.setattr(run, "write_figures", lambda path: [])
-    monkeypatch.setattr(run, "write_report",
-                        lambda path, reader=None: write_text(path / "report.html", ""))
+    for module, name in ((run, "write_report"), (folds, "write_folds_report")):
+        monkeypatch.setattr(module, "write_figures", lambda path: [])
+        monkeypatch.setattr(module, name,
+                            lambda path, reader=None: write_text(path / "report.html", ""))
     monkeypatch.setattr(run.session, "write_batch_figures", lambda *args: None)
 
 

@@ -93,7 +93,7 @@ def test_the_terminal_has_the_word_and_the_counts(pictures, tmp_path, capsys):
 
 def test_the_page_escapes_names_and_asks_nobody(audited):
     page = (audited[1] / "a/audit.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page  # the page's own
     assert "http" not in page.replace("http-equiv", "") and "data:image/jpeg;base64," in page
     assert len(page) < 3_000_000
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import finetune
+from finetune import folds
 from finetune import run as run_module
 from finetune.__main__ import main
 from finetune.composition import compose
@@ -23,6 +24,7 @@ from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec
 
 pytestmark = pytest.mark.usefixtures("without_pages")
+PAGE = folds.write_folds_report  # as it is; the tests of training write an empty one
 SMALL = ["model.name=resnet10t", "model.weights=null", "data.image_size=32", "data.batch_size=8",
          "data.workers=0", "training.epochs=2", "tracking.mode=disabled", "device=cpu"]
 FOLDS = ["data.split=kfold", "data.folds=3"]
@@ -58,6 +60,7 @@ def crossed(pictures, tmp_path_factory):
         patch.setattr(run_module.session, "write_batch_figures", lambda *args: None)
         patch.setattr(run_module, "write_report",
                       lambda path, reader=None: write_text(path / "report.html", ""))
+        patch.setattr(folds, "write_figures", lambda path: [])
         return train(pictures, tmp_path_factory.mktemp("crossed"), *FOLDS)
 
 
@@ -169,10 +172,47 @@ def test_an_interruption_before_anything_is_trained_leaves_nothing(pictures, tmp
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report"])
+@pytest.mark.parametrize("command", ["evaluate", "verify", "mislabeled"])
 def test_the_folder_around_the_folds_is_no_run(command, crossed, capsys):
     assert main([command, str(crossed.path)]) == 2
     assert f"{crossed.path / 'fold-1'}" in capsys.readouterr().err
+
+
+def test_all_folds_have_one_page(crossed):
+    page, metrics = (crossed.path / "report.html").read_text(encoding="utf-8"), crossed.metrics
+    assert "3 folds, 72 test pictures" in page
+    found, over = metrics["test"], metrics["folds"]["test"]["accuracy"]
+    interval = metrics["intervals"]["test"]["accuracy"]
+    told = page.split("Folds</h2>")[0]
+    assert f"<b>{found['accuracy']:.3f}</b><small>{interval['low']:.3f} to" in told
+    assert f"{over['std']:.3f}" in page and "standard error" in page.split("Spread over folds")[1]
+    for number, member in enumerate(RunDirectory(crossed.path / f"fold-{k}") for k in (1, 2, 3)):
+        assert f'href="{member.path.name}/report.html"' in page
+        assert f"{member.metrics['test']['accuracy']:.3f}" in page
+        assert over["values"][number] == member.metrics["test"]["accuracy"]
+    for row in metrics["test"]["per_class"].values():
+        assert f"<td>{row['specificity']:.3f}" in page
+    assert "What was trained when" in page and "data:image/jpeg" in page
+    cells = re.findall(r"<b>(\d+)</b><i>", page)
+    assert cells == [str(n) for row in found["confusion_matrix"] for n in row]
+    assert len(page) < 3_000_000
+
+
+def test_the_page_is_written_again_and_made_up_for(crossed, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(folds, "write_folds_report", PAGE)
+    parent = RunDirectory(shutil.copytree(crossed.path, tmp_path / "copy"))
+    first = (parent.path / "report.html").read_bytes()
+    (parent.path / "report.html").unlink()
+    assert not parent.is_complete
+    assert main(["report", str(parent.path)]) == 0
+    assert first.replace(crossed.path.name.encode(), b"copy").count(b"<tr>") == (
+        parent.path / "report.html").read_bytes().count(b"<tr>")
+    (parent.path / "report.html").unlink()
+    assert main(["resume", str(parent.path)]) == 0  # every fold is finished: pools, and reports
+    assert parent.is_complete
+    (parent.path / "metrics.json").unlink()
+    assert main(["report", str(parent.path)]) == 2
+    assert f"resume {parent.path}" in capsys.readouterr().err
 
 
 def test_a_plan_shows_the_first_fold(pictures, tmp_path, capsys):

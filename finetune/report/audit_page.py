@@ -1,13 +1,10 @@
 """The page of an audit: findings by severity, with the pictures side by side, in one HTML file."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from finetune.data.decoding import conform
@@ -16,7 +13,7 @@ from finetune.data.hashing import oriented
 from finetune.data.near_duplicates import NearPair
 from finetune.data.unreadable import UnreadableImage
 from finetune.files import write_text
-from finetune.report.html import _breakable, _jpeg, _number
+from finetune.report.page import picture_uri, render_page
 from finetune.specs import Dtype
 
 __all__ = ["write_audit_page"]
@@ -45,26 +42,11 @@ def write_audit_page(path: Path, name: str, data: Collection, findings: Sequence
               "more": max(0, len(f.details) - 12), "sets": drawn.sets(f),
               "hidden": max(0, len(f.pictures) - SETS)} for f in findings]
     counts = {level.value: sum(f.level is level for f in findings) for level in Level}
-    page = _template().render(
-        name=name, style=Markup(_style()), findings=shown, counts=counts,
+    page = render_page(
+        "audit.html.jinja", style="audit.css", name=name, findings=shown, counts=counts,
         pictures=len(data.samples), cues=data.cues, most=MOST_ROWS, tables=tables,
         parts=list(next(iter(tables["classes"].values()))))
     return write_text(path, page)
-
-
-def _template() -> jinja2.Template:
-    source = (files("finetune.report") / "audit.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
-    environment.filters["number"] = _number
-    environment.filters["breakable"] = _breakable
-    return environment.from_string(source)
-
-
-def _style() -> str:
-    """The look of a run's report."""
-    report = (files("finetune.report") / "report.html.jinja").read_text(encoding="utf-8")
-    return report.partition("<style>")[2].partition("</style>")[0]
 
 
 class _Drawn:
@@ -100,7 +82,7 @@ class _Drawn:
             return None
         picture = Image.fromarray(_visible(pixels, turn))
         picture.thumbnail((SIDE, SIDE))
-        uri = _jpeg(picture, quality=80)
+        uri = picture_uri(picture, quality=80)
         self._left -= len(uri)
         return uri
 

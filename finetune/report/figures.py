@@ -34,10 +34,9 @@ from finetune.specs import LabelKind
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "OF_DECISIONS", "reported_part", "write_figures"]
+__all__ = ["FIGURES", "reported_part", "write_figures"]
 
 FIGURES = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall")
-OF_DECISIONS = ("reliability",)  # where decisions were fitted
 REHEARSAL = "REHEARSAL on generated pictures"
 PARTS = {"test": "test pictures", "val": "validation pictures, also used for selection"}
 

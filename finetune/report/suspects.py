@@ -1,17 +1,11 @@
 """The page of labels that are probably wrong: one HTML file, below 3 MB."""
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
-from PIL import Image
-
 from finetune.files import write_text
+from finetune.report.page import ReadPicture, Thumbnails, render_page
 
 __all__ = ["write_suspects"]
 
@@ -21,7 +15,7 @@ MOST = 200        # pictures
 
 
 def write_suspects(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str,
-                   notes: Sequence[str], read_picture: Callable[[str], np.ndarray]) -> int:
+                   notes: Sequence[str], read_picture: ReadPicture) -> int:
     """Write the page and return how many of the rows it shows: as many as there is room for.
 
     Args:
@@ -31,26 +25,13 @@ def write_suspects(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str,
         notes: Paragraphs below the title.
         read_picture: Gives a picture (H, W, C) uint8 by its path.
     """
+    thumbnails = Thumbnails(read_picture, room=ROOM)
     shown: list[dict[str, Any]] = []
-    used = 0
     for row in rows[:MOST]:
-        picture = _thumbnail(read_picture(row["path"]))
-        used += len(picture)
-        if used > ROOM:
+        picture = thumbnails.uri(row["path"], side=SIDE)
+        if thumbnails.are_full:
             break
         shown.append({**row, "picture": picture})
-    source = (files("finetune.report") / "suspects.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
-    write_text(path, environment.from_string(source).render(
-        title=title, notes=notes, rows=shown, total=len(rows)))
+    write_text(path, render_page("suspects.html.jinja", title=title, notes=notes, rows=shown,
+                                 total=len(rows)))
     return len(shown)
-
-
-def _thumbnail(pixels: np.ndarray) -> str:
-    """A JPEG of at most `SIDE` pixels as data URI."""
-    picture = Image.fromarray(pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0])
-    picture.thumbnail((SIDE, SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
