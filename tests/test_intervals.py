@@ -401,6 +401,21 @@ def test_conventional_zeros_are_undefined():
     assert compute_intervals(constant, compute_metrics(constant))["mcc"]["low"] is None
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", [LabelKind.single, LabelKind.ordinal])
+def test_pictures_of_one_class_with_few_errors_leave_agreement_undefined(kind, classes):
+    if kind is LabelKind.ordinal and classes < 3:
+        return
+    given = np.zeros(40, int)
+    given[:2] = classes - 1
+    found = Predictions([str(i) for i in range(40)], np.zeros(40, int),
+                        3 * np.eye(classes, dtype=np.float32)[given],
+                        LabelSpec(kind, tuple("abc"[:classes])))
+    entries = compute_intervals(found, compute_metrics(found), resamples=100)
+    assert entries["cohen_kappa"]["low"] is None and entries["mcc"]["low"] is None
+    assert entries["accuracy"]["low"] < 0.95 < entries["accuracy"]["high"]
+
+
 def test_all_right_is_not_certain():
     found = answers(3, count=90)
     found.logits[:] = 20 * np.eye(3)[found.labels]

@@ -171,5 +171,7 @@ def weighted_errors_interval(
     low = 0.0
     if loss > 0 and variance > 0:
         low = float(gamma.ppf(tail, loss**2 / variance, scale=variance / loss))
+    if variance == 0 and largest == 0:
+        return loss, loss  # no error moves it
     loss, variance = loss + largest, variance + largest**2
     return low, float(gamma.ppf(1 - tail, loss**2 / variance, scale=variance / loss))
