@@ -107,8 +107,8 @@ def judge(
                                 f"{interval}")
     why = (f"; 0 is outside, but not after Holm's correction for {comparisons} comparisons"
            if clear and comparisons > 1 else "")
-    return Verdict("untold", f"too few to tell: {shown(metric, gain)}, {interval}{why}"
-                             f"{_would_do(metric, needed)}")
+    return Verdict("untold", f"too few to tell: {shown(metric, gain)}, {interval}"
+                             f"{why or _would_do(metric, needed)}")
 
 
 def _would_do(metric: str, needed: Needed | None) -> str:
