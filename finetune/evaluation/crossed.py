@@ -94,7 +94,7 @@ def compare_methods(first: np.ndarray, second: np.ndarray, *,
     from scipy.stats import t
 
     size = first.shape[1]
-    if len(first) < 2 and len(second) < 2 or size < 2 or second.shape[1] != size:
+    if (len(first) < 2 and len(second) < 2) or size < 2 or second.shape[1] != size:
         raise ValueError(f"scores of shapes {first.shape} and {second.shape}: two runs of one "
                          "method, two clusters and the same clusters are needed")
     sides = _sides(first, second)

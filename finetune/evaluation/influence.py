@@ -1,6 +1,6 @@
 """Every metric of a run, and how each picture or group of pictures moves it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def _areas(predictions: Predictions, clusters: np.ndarray | None, name: str) -> 
         if area is not None:
             found[class_key(name, place)] = Moved(area.value, area.of_positives + area.of_negatives)
     need_all = name == "roc_auc" and predictions.label_spec.is_exclusive
-    if not found or need_all and len(found) < truth.shape[1]:
+    if not found or (need_all and len(found) < truth.shape[1]):
         return found
     mean = Moved(float(np.mean([each.value for each in found.values()])),
                  np.mean([each.moves for each in found.values()], axis=0))

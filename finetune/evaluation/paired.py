@@ -116,7 +116,7 @@ def _shares(predictions: Predictions, clusters: np.ndarray | None) -> dict[str, 
 
 def _tests(first: Predictions, second: Predictions,
            clusters: np.ndarray | None) -> dict[str, tuple[float, str]]:
-    """p and its test of the metrics that have one of their own."""
+    """Of each metric that has one of its own, p and its test."""
     shown = mcnemar(right_answers(first), right_answers(second), clusters)
     found = {"accuracy": (shown.p, shown.test)}
     truth, scores = one_hot(first), (first.probabilities, second.probabilities)
