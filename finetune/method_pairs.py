@@ -6,6 +6,7 @@ One run a side says which of two models is better; several say which of two meth
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,8 @@ def changed_pictures(first: Method, second: Method) -> dict[str, Any]:
     """Pictures that the methods answer differently, those won and lost most surely first.
 
     ``counts``: ``won`` (the first is right more often), ``lost``, ``other`` (equally often, with
-    other answers), ``unchanged``. ``pictures`` has all but the unchanged: ``id``, ``path``,
+    other answers), ``unchanged``. ``pictures`` has all but the unchanged: ``id``, ``path``
+    (where the picture is still there),
     ``label``, ``change``, and of each side ``right``, the share of runs, and ``answers``, how many
     runs gave each.
     """
@@ -150,7 +152,7 @@ def changed_pictures(first: Method, second: Method) -> dict[str, Any]:
     sides = [[(_words(run.predictions), right_answers(run.predictions)) for run in method.runs]
              for method in (first, second)]
     shares = [np.mean([right for _, right in side], axis=0) for side in sides]
-    labels, root = _labels(given), first.runs[0].settings.get("data.root")
+    labels, folder = _labels(given), _picture_folder(first)
     rows, unchanged = [], 0
     for place, name in enumerate(given.ids):
         answers = [Counter(words[place] for words, _ in side) for side in sides]
@@ -159,7 +161,7 @@ def changed_pictures(first: Method, second: Method) -> dict[str, Any]:
             unchanged += 1
             continue
         rows.append({
-            "id": name, "path": None if root is None else f"{root}/{name}",
+            "id": name, "path": str(folder / name) if (folder / name).is_file() else None,
             "label": labels[place], "change": "won" if gain > 0 else "lost" if gain < 0 else "other",
             "first": {"right": float(shares[0][place]), "answers": dict(answers[0])},
             "second": {"right": float(shares[1][place]), "answers": dict(answers[1])}})
@@ -167,6 +169,15 @@ def changed_pictures(first: Method, second: Method) -> dict[str, Any]:
     counts = Counter(row["change"] for row in rows)
     return {"counts": {**{k: counts.get(k, 0) for k in ("won", "lost", "other")},
                        "unchanged": unchanged}, "pictures": rows}
+
+
+def _picture_folder(method: Method) -> Path:
+    """Where the names of pictures start."""
+    run = method.runs[0]
+    root = run.settings.get("data.root")
+    if root is None:
+        return run.path / "pictures"
+    return Path(root).parent if Path(root).is_file() else Path(root)
 
 
 def _words(given: Predictions) -> list[str]:
