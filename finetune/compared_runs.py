@@ -223,9 +223,9 @@ def _difference(first: Predictions, other: Predictions) -> str | None:
         return (f"{'its classes are in another order' if same else 'it has other classes'}: "
                 f"{first_of(two.class_names)}; expected {first_of(one.class_names)}")
     if first.ids != other.ids:
-        more, less = sorted(set(other.ids) - set(first.ids)), sorted(set(first.ids) - set(other.ids))
-        parts = [f"{len(ids)} {word} ({first_of(ids, count=3)})"
-                 for ids, word in ((more, "are only in it"), (less, "are lacking")) if ids]
+        here, there = set(other.ids), set(first.ids)
+        parts = [f"{len(ids)} {word} ({first_of(sorted(ids), count=3)})" for ids, word in
+                 ((here - there, "are only in it"), (there - here, "are lacking")) if ids]
         return f"it answered about other pictures: {', '.join(parts) or 'some stand there twice'}"
     differs = ~((first.labels == other.labels) | _both_unknown(first.labels, other.labels))
     rows = np.flatnonzero(differs.reshape(len(first), -1).any(axis=1))

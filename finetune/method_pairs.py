@@ -160,9 +160,10 @@ def changed_pictures(first: Method, second: Method) -> dict[str, Any]:
         if not gain and set(answers[0]) == set(answers[1]):
             unchanged += 1
             continue
+        change = "won" if gain > 0 else "lost" if gain < 0 else "other"
         rows.append({
             "id": name, "path": str(folder / name) if (folder / name).is_file() else None,
-            "label": labels[place], "change": "won" if gain > 0 else "lost" if gain < 0 else "other",
+            "label": labels[place], "change": change,
             "first": {"right": float(shares[0][place]), "answers": dict(answers[0])},
             "second": {"right": float(shares[1][place]), "answers": dict(answers[1])}})
     rows.sort(key=lambda row: -abs(row["first"]["right"] - row["second"]["right"]))

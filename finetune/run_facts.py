@@ -110,7 +110,8 @@ def _budget(run: ComparedRun) -> dict[str, Any]:
     return {**{key: run.settings.get(key) for key in BUDGET}, "training pictures": trained}
 
 
-def pareto_front(quality: Mapping[str, float | None], cost: Mapping[str, float | None]) -> list[str]:
+def pareto_front(quality: Mapping[str, float | None],
+                 cost: Mapping[str, float | None]) -> list[str]:
     """Names to which no other is better in one and at least as good in the other.
 
     Args:
