@@ -256,7 +256,8 @@ def _correct(pairs: Sequence[dict[str, Any]]) -> None:
 
 def _judge(pair: dict[str, Any], comparisons: int, confidence: float, pictures: int) -> None:
     """Verdicts, and classes apart from metrics over all of them."""
-    differences, classes = {}, {}
+    differences: dict[str, Any] = {}
+    classes: dict[int, dict[str, Any]] = {}
     for name, entry in pair.pop("differences").items():
         entry = {key: value for key, value in entry.items() if key != "telling"}
         needed = None

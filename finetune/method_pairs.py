@@ -153,7 +153,8 @@ def changed_pictures(first: Method, second: Method) -> dict[str, Any]:
              for method in (first, second)]
     shares = [np.mean([right for _, right in side], axis=0) for side in sides]
     labels, folder = _labels(given), _picture_folder(first)
-    rows, unchanged = [], 0
+    rows: list[dict[str, Any]] = []
+    unchanged = 0
     for place, name in enumerate(given.ids):
         answers = [Counter(words[place] for words, _ in side) for side in sides]
         gain = float(shares[0][place] - shares[1][place])

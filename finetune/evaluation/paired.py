@@ -122,7 +122,8 @@ def _tests(first: Predictions, second: Predictions,
     truth, scores = one_hot(first), (first.probabilities, second.probabilities)
     places = {class_key("roc_auc", i): [i] for i in range(truth.shape[1])}
     for name, columns in {"roc_auc": list(range(truth.shape[1])), **places}.items():
-        area = compare_areas(truth[:, columns], *(s[:, columns] for s in scores), clusters)
+        area = compare_areas(truth[:, columns], scores[0][:, columns], scores[1][:, columns],
+                             clusters)
         if area is not None:
             found[name] = (area.p, area.test)
     return found
