@@ -3,6 +3,7 @@
 From run directories alone: answers, metrics, settings, environment, history. Nothing is trained.
 """
 
+import json
 import math
 import secrets
 import time
@@ -36,6 +37,7 @@ from finetune.method_pairs import (
     compare_pair,
     measure_method,
     method_entry,
+    run_intervals,
 )
 from finetune.run_facts import find_flags, pareto_front, run_cost, run_curve
 
@@ -178,8 +180,6 @@ def _place_of(methods: Sequence[Method], reference: str) -> int:
 
 def _study_choice(paths: Sequence[str]) -> tuple[str, str] | None:
     """The arm that a study chose, and its reference; nothing where several things are given."""
-    import json
-
     path = Path(paths[0]).expanduser() / "study.json"
     if len(paths) > 1 or not path.is_file():
         return None
@@ -208,7 +208,8 @@ def _method_row(measured: MeasuredMethod, metric: str, confidence: float) -> dic
     """A method: its metrics, those of its classes, its runs, and what they cost in the mean."""
     method = measured.method
     names = dict.fromkeys(name for each in measured.moves for name in each)
-    entries = {name: method_entry(measured, name, confidence) for name in names}
+    own = run_intervals(method.runs[0], confidence) if len(method.runs) == 1 else {}
+    entries = {name: method_entry(measured, name, confidence, own) for name in names}
     classes = method.runs[0].predictions.label_spec.class_names
     costs = [run_cost(run) for run in method.runs]
     return {
@@ -261,7 +262,7 @@ def _judge(pair: dict[str, Any], comparisons: int, confidence: float, pictures: 
     for name, entry in pair.pop("differences").items():
         entry = {key: value for key, value in entry.items() if key != "telling"}
         needed = None
-        if "[" not in name:
+        if "[" not in name and entry["value"]:
             needed = evidence_needed(
                 Components(**entry["components"]), runs=pair["runs"], clusters=entry["clusters"],
                 pictures=pictures, target=entry["value"], confidence=confidence)
@@ -269,8 +270,11 @@ def _judge(pair: dict[str, Any], comparisons: int, confidence: float, pictures: 
             name, first=entry["first"], second=entry["second"], low=entry["low"],
             high=entry["high"], p=entry["p_holm"], comparisons=entry["comparisons"],
             confidence=confidence, needed=needed, reliable=entry["reliable"])
-        entry |= {"needed": needed and asdict(needed), "verdict": asdict(verdict)}
+        untold = needed is not None and verdict.kind == "untold"
+        entry |= {"needed": asdict(needed) if untold and needed else None,
+                  "verdict": asdict(verdict)}
         if "[" in name:
+            del entry["components"], entry["needed"]
             word, _, place = name.partition("[")
             classes.setdefault(int(place[:-1]), {})[word] = entry
         else:

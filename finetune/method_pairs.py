@@ -11,18 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from finetune.compared_runs import Method
+from finetune.compared_runs import ComparedRun, Method
 from finetune.evaluation.crossed import Components, CrossedDifference, compare_methods
 from finetune.evaluation.delong import compare_areas
 from finetune.evaluation.doubts import difference_doubts
 from finetune.evaluation.influence import measure_moves, one_hot
+from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.mcnemar import mcnemar
-from finetune.evaluation.paired import PairedDifference, compare_runs, right_answers
+from finetune.evaluation.paired import (
+    PairedDifference,
+    compare_runs,
+    right_answers,
+    telling_number,
+)
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.summed import Moved
+from finetune.evaluation.summed import Moved, class_key
 
 __all__ = ["RETRAINING", "MeasuredMethod", "changed_pictures", "compare_pair", "measure_method",
-           "method_entry"]
+           "method_entry", "run_intervals"]
 
 RETRAINING = ("One run a side: this compares these two models, not their methods. Retraining may "
               "reverse it; train each with several seeds to compare the methods.")
@@ -52,6 +58,10 @@ class MeasuredMethod:
         return np.array([each[metric].value + len(each[metric].moves) * each[metric].moves
                          for each in self.moves])
 
+    def mean_moves(self, metric: str) -> np.ndarray:
+        """(C,) over the runs."""
+        return np.asarray(np.mean([each[metric].moves for each in self.moves], axis=0))
+
     def has(self, metric: str) -> bool:
         """Whether it is defined for every run."""
         return all(metric in each for each in self.moves)
@@ -63,11 +73,12 @@ def measure_method(method: Method, clusters: np.ndarray | None) -> MeasuredMetho
                                    for run in method.runs], clusters)
 
 
-def method_entry(measured: MeasuredMethod, metric: str, confidence: float) -> dict[str, Any]:
+def method_entry(measured: MeasuredMethod, metric: str, confidence: float,
+                 own: Mapping[str, Any]) -> dict[str, Any]:
     """A metric of a method: mean, spread over seeds, the values, and its interval.
 
-    Of several seeds the interval is over seeds and pictures; of one run over pictures, the run's
-    own in ``metrics.json`` (at 95 %).
+    Of several seeds the interval is over seeds and pictures; of one run over pictures, as ``own``,
+    the run's intervals (`run_intervals`), has it.
     """
     values = [each[metric].value if metric in each else None for each in measured.moves]
     defined = [value for value in values if value is not None]
@@ -80,9 +91,18 @@ def method_entry(measured: MeasuredMethod, metric: str, confidence: float) -> di
         scores = measured.scores(metric)
         alone = compare_methods(scores, np.zeros((2, scores.shape[1])), confidence=confidence)
         return entry | {"low": alone.low, "high": alone.high}
-    run = measured.method.runs[0]
-    own = run.metrics.get("intervals", {}).get(run.part, {}).get(metric) or {}
-    return entry | {"low": own.get("low"), "high": own.get("high")}
+    ends = own.get(metric) or {}
+    return entry | {"low": ends.get("low"), "high": ends.get("high")}
+
+
+def run_intervals(run: ComparedRun, confidence: float) -> dict[str, Any]:
+    """A run's intervals by metric, those of classes too; computed anew unless at 95 %."""
+    stored = run.metrics.get("intervals", {}).get(run.part)
+    if stored is None or stored.get("confidence") != confidence:
+        stored = compute_intervals(run.predictions, run.metrics[run.part], confidence=confidence)
+    classes = run.predictions.label_spec.class_names
+    return {**stored, **{class_key(name, place): entry for place, word in enumerate(classes)
+                         for name, entry in stored.get("per_class", {}).get(word, {}).items()}}
 
 
 def compare_pair(first: MeasuredMethod, second: MeasuredMethod, *,
@@ -98,16 +118,19 @@ def compare_pair(first: MeasuredMethod, second: MeasuredMethod, *,
                                                 first.clusters, confidence=confidence)
         entries = {name: _of_runs(value) for name, value in found.items()}
         return {"kind": "runs", "runs": runs, "sentence": RETRAINING, "notes": [],
-                "differences": _doubted(entries, first), "tests": _tests(first, second)}
+                "differences": _doubted(entries, first, dict.fromkeys(entries, np.inf)),
+                "tests": _tests(first, second)}
     names = [name for name in first.moves[0] if first.has(name) and second.has(name)]
     entries = {name: _of_methods(compare_methods(first.scores(name), second.scores(name),
                                                  confidence=confidence)) for name in names}
+    telling = {name: telling_number(first.mean_moves(name) - second.mean_moves(name))
+               for name in names}
     notes = [f"{side.method.name} has one run: its seeds are taken to spread as the other's"
              for side in (first, second) if len(side.moves) == 1]
     sentence = (f"Methods: {runs[0]} and {runs[1]} seeds; the interval is over new seeds and new "
                 "pictures, with the same training pictures.")
     return {"kind": "methods", "runs": runs, "sentence": sentence, "notes": notes,
-            "differences": _doubted(entries, first), "tests": {}}
+            "differences": _doubted(entries, first, telling), "tests": {}}
 
 
 def _of_runs(found: PairedDifference) -> dict[str, Any]:
@@ -119,15 +142,13 @@ def _of_runs(found: PairedDifference) -> dict[str, Any]:
 def _of_methods(found: CrossedDifference) -> dict[str, Any]:
     values = asdict(found)
     del values["runs"]
-    return {**values, "method": "crossed, satterthwaite", "test": "crossed, satterthwaite",
-            "telling": None}
+    return {**values, "method": "crossed, satterthwaite", "test": "crossed, satterthwaite"}
 
 
-def _doubted(entries: dict[str, dict[str, Any]], side: MeasuredMethod) -> dict[str, dict[str, Any]]:
-    for name, entry in entries.items():
-        telling = np.inf if entry["telling"] is None else entry["telling"]
-        why = difference_doubts(side.answers[0], side.clusters, name, telling=telling)
-        entry |= {"reliable": not why, "why": "; ".join(why) or None}
+def _doubted(entries: dict[str, dict[str, Any]], side: MeasuredMethod,
+             telling: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    for name, why in difference_doubts(side.answers[0], side.clusters, telling).items():
+        entries[name] |= {"reliable": not why, "why": "; ".join(why) or None}
     return entries
 
 

@@ -335,7 +335,7 @@ def test_verdicts_in_words():
                              pictures=300, target=0.03)
     few = told(second=0.87, low=-0.01, high=0.07, p=0.2, needed=needed)
     assert few.words == ("too few to tell: 3.0 points, 95 % interval -1.0 to 7.0; about 880 "
-                         "pictures, would be needed to show a true difference of 3.0 points in 80 "
+                         "pictures would be needed to show a true difference of 3.0 points in 80 "
                          "of 100 such studies")
     assert told(first=0.9, second=0.9, low=0.0, high=0.0, p=1.0).kind == "same"
 
@@ -354,13 +354,20 @@ def test_a_difference_that_holm_takes_back_is_not_called_one():
 
 def test_doubts_are_told():
     given = answers("single", 3, count=15)
-    assert difference_doubts(given, None, "accuracy") == ["15 pictures, fewer than 20"]
+    assert difference_doubts(given, None, {"accuracy": np.inf}) == {
+        "accuracy": ["15 pictures, fewer than 20"]}
     many = answers("single", 3, count=300)
-    assert difference_doubts(many, None, "macro_f1") == []
-    assert difference_doubts(many, np.arange(300) // 20, "accuracy") == [
+    told = difference_doubts(many, None, {"macro_f1": 50, "accuracy": 4, "ece": np.inf})
+    assert told["macro_f1"] == [] and "fewer than 10 pictures" in told["accuracy"][0]
+    assert "biased" in told["ece"][0]
+    assert difference_doubts(many, np.arange(300) // 20, {"accuracy": 50})["accuracy"] == [
         "15 groups, fewer than 20"]
-    assert "fewer than 10 pictures" in difference_doubts(many, None, "accuracy", telling=4)[0]
-    assert "biased" in difference_doubts(many, None, "ece")[0]
+    rare = Predictions(many.ids, np.where(many.labels == 2, 0, many.labels), many.logits,
+                       many.label_spec)
+    rare.labels[:4] = 2
+    told = difference_doubts(rare, None, {"macro_f1": np.inf, "f1[2]": np.inf, "f1[0]": np.inf})
+    assert "4 positives of 'c'" in told["macro_f1"][0] and told["f1[0]"] == []
+    assert told["f1[2]"] == ["4 positives, fewer than 10"]
 
 
 def test_groups_of_one_picture_are_none():

@@ -20,10 +20,11 @@ from finetune.evaluation.mcnemar import mcnemar
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.summed import Moved, class_key, summed_metrics
 
-__all__ = ["PairedDifference", "compare_runs", "difference_interval", "right_answers"]
+__all__ = ["PairedDifference", "compare_runs", "difference_interval", "right_answers",
+           "telling_number"]
 
 FEW = 30              # clusters that carry a difference; with fewer the interval is moved outward
-MOST = 400_000_000    # weights of pictures that are drawn for areas
+MOST = 100_000_000    # weights of pictures that are drawn for areas
 Draws = dict[str, np.ndarray]
 
 
@@ -180,7 +181,7 @@ def _difference(one: Moved, other: Moved, drawn: np.ndarray | None,
     if drawn is not None and error > 0:
         found = bootstrap_interval(drawn, value, value - moves, confidence=confidence)
         low, high, method = found or (low, high, method)
-    telling = _telling(moves)
+    telling = telling_number(moves)
     if telling < FEW:
         least = max(np.abs(one.moves).max(), np.abs(other.moves).max(), 1e-12)
         if least <= 1e-12:
@@ -198,8 +199,12 @@ def _p(value: float, error: float, freedom: int) -> float:
     return float(2 * t.sf(abs(value) / error, freedom)) if error > 1e-12 else 1.0
 
 
-def _telling(moves: np.ndarray) -> float:
-    """How many clusters of equal weight the difference's variance rests on."""
+def telling_number(moves: np.ndarray) -> float:
+    """How many clusters of equal weight a difference's variance rests on.
+
+    Args:
+        moves: (C,) what each cluster adds to the error of the difference.
+    """
     fourth = float((moves**4).sum())
     return float((moves**2).sum()) ** 2 / fourth if fourth > 0 else 0.0
 

@@ -113,15 +113,16 @@ def judge(
 
 def _would_do(metric: str, needed: Needed | None) -> str:
     """How much would be enough, and for what."""
-    if needed is None:
+    if needed is None or not needed.target:
         return ""
     ways = [f"{_round(needed.pictures)} pictures"] if needed.pictures else []
     ways += [f"{needed.seeds} seeds a side"] if needed.seeds else []
     size = f"a true difference of {shown(metric, abs(needed.target))}"
     if not ways:
         return f"; neither more pictures nor more seeds alone would show {size}"
-    return (f"; about {', or '.join(ways)}, would be needed to show {size} in "
-            f"{100 * needed.power:g} of 100 such studies")
+    words = f"{ways[0]}, or {ways[1]}," if len(ways) == 2 else ways[0]
+    return (f"; about {words} would be needed to show {size} in {100 * needed.power:g} of 100 such "
+            "studies")
 
 
 def _round(count: int) -> str:
@@ -138,7 +139,7 @@ def evidence_needed(
     components: Components, *, runs: tuple[int, int], clusters: int, pictures: int,
     target: float, confidence: float = 0.95, power: float = POWER,
 ) -> Needed:
-    """How many pictures, or how many seeds, would show a true difference of a size.
+    """How many more pictures, or seeds, would show a true difference of a size: the whole numbers.
 
     Shown is a difference whose interval leaves 0 out, at its standard error by the components that
     were estimated here (Hillis, Obuchowski, Berbaum 2011, Academic Radiology 18, size studies of
@@ -162,10 +163,10 @@ def evidence_needed(
 
     if target == 0:
         return Needed(target, power, None, None)
-    many = _least(lambda count: enough(runs, count), 2, MOST_CLUSTERS)
+    many = _least(lambda count: enough(runs, count), clusters + 1, MOST_CLUSTERS)
     seeds = None
     if max(runs) > 1:
-        seeds = _least(lambda count: enough((count, count), clusters), 2, MOST_SEEDS)
+        seeds = _least(lambda count: enough((count, count), clusters), max(runs) + 1, MOST_SEEDS)
     return Needed(target, power, None if many is None else -(-many * pictures // clusters), seeds)
 
 
