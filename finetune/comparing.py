@@ -29,7 +29,7 @@ from finetune.evaluation.influence import cluster_numbers
 from finetune.evaluation.selection import SELECT_METRICS, higher_is_better
 from finetune.evaluation.subgroups import holm
 from finetune.evaluation.summed import class_key
-from finetune.evaluation.verdicts import as_gain, evidence_needed, judge
+from finetune.evaluation.verdicts import Needed, Verdict, as_gain, evidence_needed, judge
 from finetune.files import write_json
 from finetune.method_pairs import (
     MeasuredMethod,
@@ -260,26 +260,29 @@ def _judge(pair: dict[str, Any], comparisons: int, confidence: float, pictures: 
     differences: dict[str, Any] = {}
     classes: dict[int, dict[str, Any]] = {}
     for name, entry in pair.pop("differences").items():
-        entry = {key: value for key, value in entry.items() if key != "telling"}
-        needed = None
-        if "[" not in name and entry["value"]:
-            needed = evidence_needed(
-                Components(**entry["components"]), runs=pair["runs"], clusters=entry["clusters"],
-                pictures=pictures, target=entry["value"], confidence=confidence)
-        verdict = judge(
-            name, first=entry["first"], second=entry["second"], low=entry["low"],
-            high=entry["high"], p=entry["p_holm"], comparisons=entry["comparisons"],
-            confidence=confidence, needed=needed, reliable=entry["reliable"])
-        untold = needed is not None and verdict.kind == "untold"
-        entry |= {"needed": asdict(needed) if untold and needed else None,
-                  "verdict": asdict(verdict)}
-        if "[" in name:
-            del entry["components"], entry["needed"]
-            word, _, place = name.partition("[")
-            classes.setdefault(int(place[:-1]), {})[word] = entry
-        else:
-            differences[name] = entry
+        word, _, place = name.partition("[")
+        if place:
+            verdict = _verdict(name, entry, confidence, None)
+            classes.setdefault(int(place[:-1]), {})[word] = {
+                **{k: v for k, v in entry.items() if k not in ("telling", "components")},
+                "verdict": asdict(verdict)}
+            continue
+        needed = evidence_needed(
+            Components(**entry["components"]), runs=pair["runs"], clusters=entry["clusters"],
+            pictures=pictures, target=entry["value"], confidence=confidence)
+        verdict = _verdict(name, entry, confidence, needed)
+        differences[name] = {
+            **{k: v for k, v in entry.items() if k != "telling"},
+            "needed": asdict(needed) if verdict.kind == "untold" else None,
+            "verdict": asdict(verdict)}
     pair |= {"metrics": differences, "per_class": classes, "comparisons": comparisons}
+
+
+def _verdict(metric: str, entry: Mapping[str, Any], confidence: float,
+             needed: Needed | None) -> Verdict:
+    return judge(metric, first=entry["first"], second=entry["second"], low=entry["low"],
+                 high=entry["high"], p=entry["p_holm"], comparisons=entry["comparisons"],
+                 confidence=confidence, needed=needed, reliable=entry["reliable"])
 
 
 def _plain(value: Any) -> Any:
