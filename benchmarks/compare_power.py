@@ -96,7 +96,7 @@ def designs(fast: bool) -> Iterator[Design]:
                 yield Design("power", kind, spread, 5, cluster, 2000 // share)
     for cluster in (1, 10):
         for spread in (0.0, 0.02):
-            yield Design("metrics", "3 classes", spread, 3, cluster, 600 // share)
+            yield Design("metrics", "3 classes", spread, 3, cluster, 400 // share)
 
 
 def measure_accuracy(design: Design, random: np.random.Generator) -> list[dict[str, Any]]:
