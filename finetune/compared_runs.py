@@ -21,6 +21,7 @@ STUDY = "study.json"
 # What may differ between runs of one method: where things lie, and what is only reported.
 INCIDENTAL = {"seed", "output_dir", "device", "data.root", "data.workers", "data.pack",
               "training.cache_limit"}
+MEASURED = ("training.precision", "training.memory_format")  # auto: by what is quicker at the time
 
 
 @dataclass(frozen=True)
@@ -258,22 +259,25 @@ def group_methods(runs: Sequence[ComparedRun]) -> tuple[list[Method], list[str]]
 
 
 def _key(run: ComparedRun) -> str:
-    own = {key: value for key, value in run.settings.items() if _matters(key)}
-    return json.dumps([run.arm, own], sort_keys=True, default=str)
+    return json.dumps([run.arm, _own(run)], sort_keys=True, default=str)
 
 
-def _matters(key: str) -> bool:
-    return key not in INCIDENTAL and not key.startswith("tracking.")
+def _own(run: ComparedRun) -> dict[str, Any]:
+    """The settings that make the method; arithmetic only where it was asked for."""
+    typed = str(run.environment.get("command", ""))
+    return {key: value for key, value in run.settings.items()
+            if key not in INCIDENTAL and not key.startswith("tracking.")
+            and (key not in MEASURED or f"{key}=" in typed)}
 
 
 def _named(groups: list[list[ComparedRun]]) -> list[Method]:
     """Methods with names that tell them apart."""
-    keys = sorted({key for runs in groups for key in runs[0].settings if _matters(key)})
-    apart = [key for key in keys
-             if len({repr(runs[0].settings.get(key)) for runs in groups}) > 1]
+    settings = [_own(runs[0]) for runs in groups]
+    apart = [key for key in sorted({key for each in settings for key in each})
+             if len({repr(each.get(key)) for each in settings}) > 1]
     methods = []
-    for runs in groups:
-        own = {key: runs[0].settings.get(key) for key in apart}
+    for runs, each in zip(groups, settings, strict=True):
+        own = {key: each.get(key) for key in apart}
         name = runs[0].arm or ", ".join(f"{_short(key)}={value}" for key, value in own.items()
                                         if key != "recipe" or len(apart) == 1)
         methods.append(Method(name if name and len(name) <= 80 else runs[0].name, runs, own))

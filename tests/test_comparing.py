@@ -23,12 +23,13 @@ NAMES = ("cat", "dog", "owl")
 
 
 def train(folder, *, policy="none", seed=0, noise=1.0, count=240, names=NAMES, multi=False,
-          groups=None, shuffle=False, part="test", ids=None, labels=None, **more):
+          groups=None, shuffle=False, part="test", ids=None, labels=None, precision="fp32", **more):
     """A finished run whose answers get worse by noise; all of them are of the same pictures."""
     build_run(folder, names, count=20, part=part, multi=multi, seed=seed,
               **{"hardware": {"machine": "x86_64", "device": "cpu"}, **more})
     config = f"recipe: medical\nseed: {seed}\nfreezing: {{policy: {policy}}}\n"
-    (folder / "config.yaml").write_text(config + "model: {name: resnet50}\n")
+    (folder / "config.yaml").write_text(
+        config + f"model: {{name: resnet50}}\ntraining: {{precision: {precision}}}\n")
     logits, truth = (several if multi else drawn)(count, len(names), seed=1)
     own = np.random.default_rng([seed, len(policy), int(100 * noise)])
     logits = logits + noise * own.normal(size=logits.shape)
@@ -195,6 +196,31 @@ def test_two_seeds_of_one_method_are_two_models_and_three_a_spread(tmp_path, cap
     found = compared(*runs)
     assert found["comparisons"] == [] and found["methods"][0]["metrics"]["accuracy"]["std"] > 0
     assert "only its spread over seeds" in capsys.readouterr().out
+
+
+def test_measured_arithmetic_makes_no_method_but_is_flagged_and_typed_one_does(tmp_path):
+    runs = [train(tmp_path / "a", seed=0), train(tmp_path / "b", seed=1, precision="bf16"),
+            train(tmp_path / "c", policy="gradual")]
+    found = compared(*runs)
+    assert [row["seeds"] for row in found["methods"]] == [[0, 1], [0]]
+    assert [flag["kind"] for flag in found["flags"]] == ["arithmetic"]
+    words = "python -m finetune training.precision="
+    typed = [train(tmp_path / p, precision=p, command=words + p) for p in ("fp32", "bf16")]
+    assert [row["name"] for row in compared(*typed)["methods"]] == [
+        "precision=fp32", "precision=bf16"]
+
+
+def test_equal_answers_are_called_so(tmp_path):
+    """Whatever the seed, as an exact fit gives them."""
+    runs = [train(tmp_path / f"{p}{s}", policy=p, seed=s, noise=0.0)
+            for p in ("none", "gradual") for s in (0, 1)]
+    (pair,) = compared(*runs, metric="accuracy")["comparisons"]
+    assert pair["metrics"]["accuracy"]["verdict"] == {
+        "kind": "same", "words": "no picture tells them apart"}
+    assert pair["metrics"]["accuracy"]["p"] == 1 and pair["changed"]["pictures"] == []
+    (pair,) = compared(runs[0], runs[2], metric="accuracy")["comparisons"]
+    assert pair["metrics"]["accuracy"]["verdict"]["kind"] == "alike"
+    assert pair["metrics"]["accuracy"]["low"] < 0 < pair["metrics"]["accuracy"]["high"]
 
 
 def test_holm_counts_the_comparisons_and_a_reference_makes_them_fewer(tmp_path):
