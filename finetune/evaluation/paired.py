@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finetune.evaluation.auc_intervals import effective_number
 from finetune.evaluation.bootstrap import (
     Statistic,
     bootstrap_interval,
@@ -181,12 +182,13 @@ def _difference(one: Moved, other: Moved, drawn: np.ndarray | None,
     if drawn is not None and error > 0:
         found = bootstrap_interval(drawn, value, value - moves, confidence=confidence)
         low, high, method = found or (low, high, method)
-    telling = telling_number(moves)
+    parts = moves + value * shares
+    telling = min(effective_number(np.abs(parts)), 3 * telling_number(moves))  # 3: a normal's
     if telling < FEW:
         least = max(np.abs(one.moves).max(), np.abs(other.moves).max(), 1e-12)
         if least <= 1e-12:
             least = 1 / max(units, 1)
-        near = difference_interval(moves + value * shares, float(least), confidence)
+        near = difference_interval(parts, float(least), confidence)
         low, high, method = min(low, near[0]), max(high, near[1]), f"{method}, fay-feuer"
     p, name = test or (_p(value, error, freedom), "jackknife, t")
     return PairedDifference(one.value, other.value, value, error, low, high, method, p, name,
