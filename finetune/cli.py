@@ -52,6 +52,9 @@ Runs
   verify RUN [--twice]    whether versions, data, weights, split, settings, predictions and metrics
                           are the run's own; --twice: whether training twice gives the same bits
   evidence RUN FILE.zip   what a reviewer needs, with the CLAIM 2024 checklist
+  compare RUN RUN ... [--metric NAME] [--reference RUN] [--confidence 0.95] [--output DIR]
+                          which is better, and whether it is real: runs that differ only in seed are
+                          one method; of a folder or study, the runs in it; writes comparison.json
 
 Weights without a network
   weights ls              which are on this machine, where, under which licence
@@ -350,6 +353,25 @@ def _evidence(words: list[str]) -> int:
     return 0
 
 
+def _compare(words: list[str]) -> int:
+    parser = _parser("compare", [])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, a study, a folder of runs")
+    parser.add_argument("--metric", metavar="NAME", help="of the verdict; default: that which "
+                        "chose the epochs")
+    parser.add_argument("--reference", metavar="RUN", help="a run or method that all others are "
+                        "compared with; default: all pairs")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
+    parser.add_argument("--output", metavar="DIR", type=Path,
+                        help="default: a new comparison-TIME beside the first run")
+    given = parser.parse_intermixed_args(words)
+    from finetune.comparing import compare
+
+    compare(given.runs, metric=given.metric, reference=given.reference,
+            confidence=given.confidence,
+            output=None if given.output is None else given.output.expanduser())
+    return 0
+
+
 def _weights(words: list[str]) -> int:
     parser = _parser("weights", [])
     kinds = parser.add_subparsers(dest="what", required=True, metavar="ls | fetch | verify")
@@ -400,7 +422,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
     "evaluate": _evaluate, "report": _report, "summary": _summary, "weights": _weights,
     "cache": _cache, "audit": _audit, "mislabeled": _mislabeled, "verify": _verify,
-    "evidence": _evidence,
+    "evidence": _evidence, "compare": _compare,
 }
 
 

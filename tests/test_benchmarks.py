@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
-    "audit_scale", "calibration_and_sets", "coverage", "evaluation", "frozen", "gpu", "leaks_worth",
-    "models", "planted_labels", "planted_leaks", "scaling", "startup")), *PEERS]
+    "audit_scale", "calibration_and_sets", "compare_power", "coverage", "evaluation", "frozen",
+    "gpu", "leaks_worth", "models", "planted_labels", "planted_leaks", "scaling",
+    "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -303,3 +304,25 @@ def test_the_interval_of_a_paired_difference_counts_a_set_of_copies_once(load):
     doubled = {**lost, **{f"copy of {name}": value for name, value in lost.items()}}
     together = script.difference(doubled, {f"copy of {name}": name for name in lost})
     assert together["high"] == pytest.approx(alone["high"]) and together["count"] == 400
+def test_a_simulated_method_has_the_accuracy_and_the_spread_that_were_asked_for(load):
+    script = load("compare_power")
+    design = script.Design("power", "mixed", 0.02, 40, 10, 1)
+    quality, luck = script.calibrated(design, (0.85, 0.80))
+    drawn = [script.draw_right(design, quality, luck, np.random.default_rng(i)) for i in range(20)]
+    means = np.array([[side.mean(axis=1) for side in sides] for sides in drawn])
+    assert means.mean(axis=(0, 2)) == pytest.approx([0.85, 0.80], abs=0.01)
+    # of 1,000 pictures' coins a little is added
+    assert means.std(axis=2, ddof=1).mean() == pytest.approx(0.02, abs=0.004)
+
+
+def test_equal_methods_are_seldom_called_different_and_others_mostly(load):
+    script = load("compare_power")
+    random = np.random.default_rng(0)
+    (equal,) = script.measure_accuracy(script.Design("equal", "mixed", 0.02, 3, 10, 400), random)
+    assert equal["better"] + equal["worse"] <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    assert equal["one_run"] > 0.15  # a test of pictures alone takes luck for skill
+    (power,) = script.measure_accuracy(script.Design("power", "steady", 0.01, 5, 1, 100), random)
+    assert power["better"] > 0.8 and power["discordance"] < 0.25
+    rows = script.measure_metrics(script.Design("metrics", "3 classes", 0.02, 3, 1, 5), random)
+    assert [row["metric"] for row in rows] == list(script.METRICS)
+    assert "| power | accuracy | steady | 1 points | 5 | 1 |" in script.table([power])
