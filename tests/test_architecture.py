@@ -14,15 +14,16 @@ HEAVY = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb", "
 # Lower layers first; a module imports only from its own layer or below, strangers excepted.
 LAYERS = [
     {"errors", "files", "specs"},
-    {"config", "ranges", "recipes", "values"},
+    {"config", "ranges", "recipes", "values", "study_files"},
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory", "likeness", "looks"},
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
-     "weights_store", "memory", "caches", "devices"},
+     "weights_store", "memory", "caches", "devices", "study_words", "study_plan", "study_store",
+     "study_table", "launchers"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
-     "label_errors", "verifying", "evidence"},
+     "label_errors", "verifying", "evidence", "study_member", "studies"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
@@ -32,7 +33,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing"}
+               "auditing", "study_words", "study_member", "studies"}
 
 
 def unit(path):

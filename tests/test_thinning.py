@@ -1,5 +1,7 @@
 """A share of the training part: nested, stratified, groups whole, nothing else touched."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,7 @@ def test_shares_are_nested_stratified_and_whole(name):
             own = [i for i in members if names[i] == "train"]
             assert len(inside & set(own)) in (0, len(own))
         assert_stratified(samples, names, inside, share)
-    assert all(a < b for a, b in zip(kept, kept[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(kept))
     assert kept[-1] == set(np.flatnonzero(names == "train").tolist())
 
 

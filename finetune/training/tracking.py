@@ -171,8 +171,9 @@ def _neutral_folder() -> str | None:
 
 def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: str | None,
                    entity: str | None, group: str | None, tags: Sequence[str], notes: str | None,
-                   job_type: str | None = None, name: str, config: Mapping[str, Any], run_id: str | None, pictures: bool,
-                   salt: str, timeout: float = 20.0, finish_timeout: float = 60.0) -> Tracker:
+                   name: str, config: Mapping[str, Any], run_id: str | None, pictures: bool,
+                   salt: str, job_type: str | None = None, timeout: float = 20.0,
+                   finish_timeout: float = 60.0) -> Tracker:
     """Start tracking in ``folder/wandb``.
 
     Args:
@@ -184,12 +185,12 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         group: Name that joins runs.
         tags: Labels of the run.
         notes: Free text.
-        job_type: Kind of run within the group.
         name: The run's name, unless WANDB_NAME says another.
         config: Values without paths, from `private_config`.
         run_id: Of a run to continue.
         pictures: Whether pictures may leave the machine.
         salt: For hashed ids; a secret that stays in ``folder/wandb/secret`` is added to it.
+        job_type: Kind of run within the group.
         timeout: Seconds to wait for the server.
         finish_timeout: Seconds to wait at the end; what hasn't arrived by then stays in the folder
             and can be sent with ``wandb sync``.
