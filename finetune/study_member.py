@@ -148,7 +148,7 @@ def _train(folder: Path, number: int) -> None:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """What a member says goes to a file: with test numbers of every arm, one would choose by them."""
+    """What a member says, test numbers of every arm among it, goes to a file."""
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         yield
