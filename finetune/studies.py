@@ -127,8 +127,8 @@ def plan_study(words: Sequence[str]) -> tuple[Study, Config]:
     _refuse_typed_twice(found, values, name)
     arms = cross(values.arms, found.lists)
     base = dict(word.split("=", 1) for word in merge(values.common, found.typed))
-    base.pop("seed", None)
     configs = _check_arms(arms, base)
+    base.pop("seed", None)
     rates = [] if "optimizer.lr" in found.lists else values.rates
     for arm, config in zip(arms, configs, strict=True):
         arm.lr = config.optimizer.lr
