@@ -100,6 +100,5 @@ def _configuration(loader: ConfigLoaderImpl, folder: Path, words: Sequence[str])
     own = [f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=.", "hydra.output_subdir=null",
            "hydra.job.chdir=false", "hydra.job.name=finetune", "hydra/job_logging=none",
            "hydra/hydra_logging=none"]
-    chosen = [w for w in words if not w.startswith(("hydra/sweeper", "hydra.sweeper"))]
-    return loader.load_configuration(config_name=None, overrides=[*own, *chosen],
+    return loader.load_configuration(config_name=None, overrides=[*own, *words],
                                      run_mode=RunMode.MULTIRUN)

@@ -36,7 +36,7 @@ class StudyWords:
         typed: Key to its one value.
         lists: Key to its values.
         settings: Those of `SETTINGS`.
-        hydra: Words of launcher and sweeper.
+        hydra: Words of the launcher.
     """
 
     typed: dict[str, str] = field(default_factory=dict)
@@ -58,8 +58,7 @@ def read_study_words(words: Sequence[str]) -> StudyWords:
         if word in ("-m", "--multirun"):
             continue
         key, equals, value = word.partition("=")
-        key = key.replace("hydra/launcher.", "hydra.launcher.").replace(
-            "hydra/sweeper.", "hydra.sweeper.")
+        key = key.replace("hydra/launcher.", "hydra.launcher.")
         if not equals:
             problems.append(f"{word!r} is no key=value")
         elif key.startswith("hydra"):
@@ -99,13 +98,12 @@ def _take_setting(found: StudyWords, key: str, value: str, problems: list[str]) 
 
 
 def _take_hydra(found: StudyWords, key: str, value: str, problems: list[str]) -> None:
-    if key in ("hydra/launcher", "hydra/sweeper") or key.startswith(
-            ("hydra.launcher.", "hydra.sweeper.")):
+    if key == "hydra/launcher" or key.startswith("hydra.launcher."):
         found.hydra.append(f"{key}={value}")
     else:
-        problems.append(f"{key}={value}: of Hydra's own keys a study takes hydra/launcher=NAME, "
-                        "hydra.launcher.KEY=VALUE, hydra/sweeper=optuna and "
-                        "hydra.sweeper.KEY=VALUE; folders are chosen with output_dir")
+        problems.append(f"{key}={value}: of Hydra's own keys a study takes hydra/launcher=NAME and "
+                        "hydra.launcher.KEY=VALUE (no hydra/sweeper in this version); folders are "
+                        "chosen with output_dir")
 
 
 def split_values(key: str, text: str) -> list[str]:
@@ -120,7 +118,7 @@ def split_values(key: str, text: str) -> list[str]:
     (['a, b'], ['a,b'])
 
     Raises:
-        ConfigurationError: An interval, which only a sweeper can search.
+        ConfigurationError: An interval.
     """
     if key in NAMES or key in text_fields():
         return _split_text(key, text)
@@ -133,8 +131,8 @@ def split_values(key: str, text: str) -> list[str]:
     if not read.is_sweep_override():
         return [text]
     if not read.is_discrete_sweep():
-        raise ConfigurationError(f"{key}={text}: an interval is searched by hydra/sweeper=optuna; "
-                                 "without it give values, such as 1e-4,1e-3")
+        raise ConfigurationError(f"{key}={text}: a study takes single values, such as "
+                                 f"{key}=1e-4,1e-3, not intervals")
     return list(read.sweep_string_iterator())
 
 

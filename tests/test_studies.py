@@ -238,6 +238,7 @@ def test_a_study_whose_members_all_fail_by_bad_input_is_bad_input(pictures, tmp_
     (["study=freezing", "study.metric=acuracy"], "accuracy"),
     (["study=freezing", "data.split=kfold"], "data.fold"),
     (["-m", "seed=0,1", "hydra/launcher=jobli"], "joblib"),
+    (["-m", "seed=0,1", "hydra/sweeper=optuna"], "hydra/sweeper"),
     (["-m", "seed=0,1", "hydra/launcher=basic", "hydra.launcher.n_jobs=2"], "n_jobs")])
 def test_a_bad_word_is_refused_before_anything_trains(more, told, pictures, tmp_path, capsys):
     line = [*more, f"data.root={pictures}", f"output_dir={tmp_path / 'runs'}", *SMALL]
@@ -255,8 +256,8 @@ def test_relative_paths_hold_from_any_folder(pictures, tmp_path, monkeypatch):
     assert study.seeds == [0, 1] and not study.rates and len(study.arms) == 1
 
 
-def test_other_epochs_are_told(tmp_path):
-    study, _ = studies.plan_study(["-m", "training.epochs=1,2", "data.root=x"])
+def test_other_epochs_are_told(pictures):
+    study, _ = studies.plan_study(["-m", *SMALL, "training.epochs=1,2", f"data.root={pictures}"])
     assert "not the same budget" in study.notes[0]
 
 
