@@ -54,7 +54,8 @@ def test_numbers_are_read(text):
 
 @pytest.mark.parametrize(("words", "told"), [
     (["-m", "seed=0,0"], "stands twice"), (["-m", "data.split_seed=0,1"], "one for all"),
-    (["-m", "data.fold=1,2"], "one for all"), (["-m", "optimizer.lr=interval(1e-4,1)"], "not intervals"),
+    (["-m", "data.fold=1,2"], "one for all"),
+    (["-m", "optimizer.lr=interval(1e-4,1)"], "not intervals"),
     (["hydra/launcher=joblib", "seed=1"], "-m"), (["study=freezing", "study.sed=1"], "study.seeds"),
     (["-m", "hydra.run.dir=x", "seed=1"], "output_dir"), (["-m", "seed"], "no key=value")])
 def test_words_that_make_no_study_are_refused(words, told):
