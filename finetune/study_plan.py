@@ -135,8 +135,8 @@ def cross(arms: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[str]])
     listed = [[(_label(key, value, several), f"{key}={value}") for value in values]
               for key, values in lists.items()]
     found: list[Arm] = []
-    for (name, words), *picked in itertools.product(prepared, *listed):
-        label = ",".join(filter(None, [name, *(text for text, _ in picked)])) or "run"
+    for (name, words), picked in itertools.product(prepared, itertools.product(*listed)):
+        label = ",".join(part for part in (name, *(text for text, _ in picked)) if part) or "run"
         found.append(Arm(label, _folder(label, [arm.folder for arm in found]),
                          [*words, *(word for _, word in picked)]))
     return found

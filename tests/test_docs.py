@@ -65,7 +65,8 @@ def test_scripts_in_commands_exist_and_commands_are_known(page):
     for script in re.findall(r"^(?:python )?((?:data_tools|benchmarks|\.ci)/\S+)", commands, re.M):
         assert (ROOT / script).exists(), script
     known = {"ls", "show", "cp", "plan", "resume", "evaluate", "report", "keys",
-             "summary", "weights", "cache", "audit", "mislabeled", "verify", "evidence"}
+             "summary", "weights", "cache", "audit", "mislabeled", "verify", "evidence",
+             "-m"}
     words = re.findall(r"python -m finetune (\S+)", commands)
     assert [word for word in words if word not in known and "=" not in word] == []
 
