@@ -33,7 +33,7 @@ told at once.
 - **Lists** are written `tracking.tags=[first,second]`, **mappings**
   `optimizer.stage_lrs={layer3:1e-5,layer4:1e-4}`, both in quotes for most shells.
 - **Shares** (`..._fraction`) scale with the epochs or the pictures that there are.
-- One value for each setting: studies over several values (`-m`) are not in this version.
+- Several values for a setting make a [study](studies.md) (`-m`).
 """
 
 TAIL = """## Keys that belong together

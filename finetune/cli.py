@@ -25,10 +25,17 @@ finetune {version}: transfer learning on images, with a result you can defend
   python -m finetune recipe=medical data.root=DIR training.epochs=5 model.name=resnet18
 
 Recipes and configuration
-  ls [recipes]            list recipes
-  show RECIPE             print a recipe
+  ls [recipes | studies]  list recipes, or prepared studies
+  show RECIPE             print a recipe; show study NAME a study
   cp RECIPE FILE          copy a recipe to a file of yours; then recipe=FILE
   plan KEY=VALUE ...      what would train, on which pictures, for how long; trains nothing
+
+Several runs, compared fairly: the same pictures and epochs, a rate searched for each arm
+  study=NAME KEY=VALUE ...        a prepared study: freezing, backbones, learning_rates,
+                          label_fraction; study.seeds=0,1,2 study.rates=0.1,1,10 study.arms=A,B
+  -m KEY=A,B seed=0,1,2 ...       every combination of the listed values, with every seed
+  hydra/launcher=joblib   members side by side; also submitit_local, submitit_slurm, ray
+  resume STUDY            train what is missing of a study
 
 Networks
   ls models [PATTERN]     networks: parameters, licence, whether their weights are here
@@ -93,10 +100,7 @@ def run_command(words: Sequence[str]) -> int:
     if words[0] == "--version":
         say(__version__)
         return 0
-    if {"-m", "--multirun"} & set(words):
-        raise InputError("studies over several values (-m) are not in this version: start one run "
-                         "for each value")
-    if "=" in words[0]:
+    if "=" in words[0] or words[0] in ("-m", "--multirun"):
         return _train(words)
     if words[0] not in _COMMANDS:
         raise _unknown_command(words[0])
@@ -124,7 +128,14 @@ def commands(words: Sequence[str], ways_out: Sequence[str]) -> str:
 
 def _asks_for_help(words: Sequence[str]) -> bool:
     """Beside ``key=value`` words; the other sub-commands have a help of their own."""
-    return ("=" in words[0] or words[0] == "plan") and bool({"-h", "--help"} & set(words))
+    trains = "=" in words[0] or words[0] in ("plan", "-m", "--multirun")
+    return trains and bool({"-h", "--help"} & set(words))
+
+
+def _asks_for_study(words: Sequence[str]) -> bool:
+    """Whether these words train several runs."""
+    return any(word in ("-m", "--multirun") or word.startswith(("study=", "study.", "hydra"))
+               for word in words)
 
 
 def _unknown_command(word: str) -> InputError:
@@ -146,6 +157,11 @@ def _compose(words: Sequence[str]) -> "Composed":
 
 
 def _train(words: Sequence[str]) -> int:
+    if _asks_for_study(words):
+        from finetune.studies import run_study
+
+        run_study(words)
+        return 0
     composed = _compose(words)
     from finetune.launch import launch
 
@@ -157,7 +173,7 @@ def _ls(words: list[str]) -> int:
     if words[:1] == ["runs"]:
         return _ls_runs(words[1:])
     parser = _parser("ls", [])
-    parser.add_argument("kind", nargs="?", choices=["recipes", "models", "runs"],
+    parser.add_argument("kind", nargs="?", choices=["recipes", "models", "studies", "runs"],
                         default="recipes")
     parser.add_argument("pattern", nargs="?")
     given = parser.parse_args(words)
@@ -167,11 +183,12 @@ def _ls(words: list[str]) -> int:
         print_networks(given.pattern)
         return 0
     if given.pattern:
-        raise ConfigurationError(f"ls recipes takes no pattern ({given.pattern})")
+        raise ConfigurationError(f"ls {given.kind} takes no pattern ({given.pattern})")
     from finetune.recipes import list_recipes
+    from finetune.study_files import list_studies
 
-    table("recipes", ["name", "for"],
-          [[r.name, r.summary] for r in list_recipes().values()])
+    found = list_studies() if given.kind == "studies" else list_recipes()
+    table(given.kind, ["name", "for"], [[r.name, r.summary] for r in found.values()])
     return 0
 
 
@@ -205,8 +222,11 @@ def _summary(words: list[str]) -> int:
 
 def _show(words: list[str]) -> int:
     from finetune.recipes import find_recipe
+    from finetune.study_files import find_study
 
-    sys.stdout.write(find_recipe(_parse("show", ["recipe"], words).recipe).text)
+    is_study = len(words) > 1 and words[0] == "study"
+    given = _parse("show", ["recipe"], words[1:] if is_study else words).recipe
+    sys.stdout.write((find_study(given) if is_study else find_recipe(given)).text)
     return 0
 
 
@@ -237,6 +257,11 @@ def _keys(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
+    if _asks_for_study(words):
+        from finetune.studies import print_study_plan
+
+        print_study_plan(words)
+        return 0
     composed = _compose(words)
     from finetune.plan import print_plan
 
@@ -263,9 +288,15 @@ def _audit(words: list[str]) -> int:
 
 
 def _resume(words: list[str]) -> int:
-    from finetune.run_directory import RunDirectory
+    from finetune.run_directory import STUDY, RunDirectory
 
-    run = RunDirectory.open(_parse("resume", ["run"], words).run)
+    folder = Path(_parse("resume", ["run"], words).run).expanduser()
+    if (folder / STUDY).is_file():
+        from finetune.studies import resume_study
+
+        resume_study(folder)
+        return 0
+    run = RunDirectory.open(folder)
     if run.is_complete:
         say(f"{run.path} is finished; nothing to do. Result: {run.path / 'report.html'}")
         return 0

@@ -252,6 +252,8 @@ class DataConfig:
     splits_file: str | None = None  # CSV: path, label, split, optional group
     val_fraction: float = 0.2  # of what isn't test; above 0, below 1
     test_fraction: float = 0.2  # of all; 0 up, below 1
+    train_fraction: float = 1.0  # share of the training pictures that is used; above 0, at most 1
+    measure_test: bool = True  # false: the test part is set apart, and not looked at
     unreadable: Unreadable = Unreadable.fail
     duplicates: Duplicates = Duplicates.refuse
     near_duplicates: NearDuplicates = NearDuplicates.guard  # guard: as identical ones
@@ -377,6 +379,7 @@ class TrackingConfig:
     project: str | None = None  # unset: WANDB_PROJECT, else finetune
     entity: str | None = None  # unset: WANDB_ENTITY
     group: str | None = None  # joins runs; unset: WANDB_RUN_GROUP
+    job_type: str | None = None  # kind of run within a group, a study's arm; unset: WANDB_JOB_TYPE
     tags: list[str] = field(default_factory=list)  # of the run
     notes: str | None = None  # free text
     pictures: bool = False  # let pictures leave the machine

@@ -1,12 +1,15 @@
 """From the settings of a split to the split."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from finetune.config import DataConfig, SplitChoice
+from finetune.data.assigning import together
 from finetune.data.dependence import Dependence, read_places, read_sites, read_times
 from finetune.data.duplicates import DuplicatePolicy
 from finetune.data.samples import Samples
 from finetune.data.splits import Split, SplitMethod, split_samples
+from finetune.data.thinning import thin_training
 
 __all__ = ["divide"]
 
@@ -26,11 +29,25 @@ def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int
             vanish from a part.
         ConfigurationError: The method needs what the data don't have.
     """
-    return split_samples(
+    split = split_samples(
         samples, method=None if data.split is None else SplitMethod(data.split.value),
         seed=data.split_seed, val_fraction=data.val_fraction, test_fraction=data.test_fraction,
         duplicates=duplicates, near=near, policy=DuplicatePolicy(data.duplicates.value),
         waiver=data.waiver, dependence=_dependence(data, samples))
+    return _thinned(data, samples, split, [*duplicates, *near])
+
+
+def _thinned(data: DataConfig, samples: Samples, split: Split,
+             alike: Sequence[Sequence[int]]) -> Split:
+    """The split with ``data.train_fraction`` of its training part; whole groups stay whole."""
+    if data.train_fraction >= 1:
+        return split
+    names = thin_training(samples, split.names, fraction=data.train_fraction,
+                          seed=data.split_seed, together=together(
+                              samples, alike, with_groups=samples.groups is not None))
+    before, now = (int((each == "train").sum()) for each in (split.names, names))
+    told = f"data.train_fraction={data.train_fraction:g}: {now} of {before} training pictures"
+    return dataclasses.replace(split, names=names, warnings=[*split.warnings, told])
 
 
 def _dependence(data: DataConfig, samples: Samples) -> Dependence | None:

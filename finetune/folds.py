@@ -65,7 +65,8 @@ def resume_folds(parent: RunDirectory) -> RunDirectory:
     return _train_missing(parent, parent.config, typed_words(parent))
 
 
-def train_in(folder: Path, config: Config, overrides: Sequence[str]) -> RunDirectory:
+def train_in(folder: Path, config: Config, overrides: Sequence[str], *,
+             replaced: dict[str, tuple[Any, Any]] | None = None) -> RunDirectory:
     """The finished run in a folder: as it is there, continued, or trained."""
     run = RunDirectory(folder)
     if run.is_finished:
@@ -74,7 +75,7 @@ def train_in(folder: Path, config: Config, overrides: Sequence[str]) -> RunDirec
     if run.last_checkpoint.exists():
         return resume(run)
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left before training
-    return fit(config, overrides=overrides, start=lambda _: _made(folder))
+    return fit(config, replaced=replaced, overrides=overrides, start=lambda _: _made(folder))
 
 
 def typed_words(run: RunDirectory) -> list[str]:

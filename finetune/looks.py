@@ -3,13 +3,13 @@
 Each finished run adds a line to ``test_looks.jsonl`` in its ``output_dir``: the data's fingerprint
 and a digest of the configuration without its seed. The best of many configurations looks better
 than it is (Dwork 2015, arXiv 1506.02629); seeds, resumed and repeated measurements don't count.
+Each arm of a study counts once, beside the study; runs that search a rate measure no test part.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from finetune.composition import dump_config
@@ -28,7 +28,7 @@ def note_look(run: RunDirectory) -> int:
     """
     row = {**_look(run), "run": run.name}
     if row not in _rows(run):
-        with (run.path.parent / FILE).open("a", encoding="utf-8") as stream:
+        with (run.shelf / FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, sort_keys=True) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -58,7 +58,7 @@ def _digest(config: Config) -> str:
 
 def _rows(run: RunDirectory) -> list[dict[str, Any]]:
     """Whole lines of the file; a torn one, of a killed process, is passed over."""
-    path = Path(run.path.parent, FILE)
+    path = run.shelf / FILE
     if not path.exists():
         return []
     rows = []

@@ -35,6 +35,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "data.split_seed": (0, True, 2**32 - 1, True),
     "data.val_fraction": (0, False, 1, False),
     "data.test_fraction": (0, True, 1, False),
+    "data.train_fraction": (0, False, 1, True),
     "data.block_size": (0, False, 1e12, True),
     "data.block_buffer": (0, True, 1e12, True),
     "data.folds": (2, True, 100, True),
@@ -153,6 +154,9 @@ def _split_problems(config: Config) -> list[str]:
         found.append("data.split=site needs data.site_column=COLUMN and data.test_site=NAME")
     if data.split is SplitChoice.kfold and (data.fold or 1) > data.folds:
         found.append(f"data.fold={data.fold} is not there: data.folds={data.folds}")
+    if data.all_folds and not data.measure_test:
+        found.append("data.measure_test=false: cross-validation pools the answers on the test "
+                     "parts; one fold can do without, with data.fold=1")
     if data.compare_random and data.split not in _COMPARABLE:
         found.append("data.compare_random compares a split with a random one: it needs data.split="
                      f"{', '.join(s.value for s in _COMPARABLE[:-1])} or {_COMPARABLE[-1].value}")

@@ -10,7 +10,7 @@ import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
 
-__all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "recipe_folders"]
+__all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "read_yaml", "recipe_folders"]
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -60,13 +60,22 @@ class Recipe:
             ConfigurationError: The file is no YAML mapping.
         """
         try:
-            tree = yaml.load(self.text, Loader=_OnceLoader)
+            tree = read_yaml(self.text)
         except yaml.YAMLError as error:
             raise ConfigurationError(f"recipe {self.path} can't be read: {error}") from error
         if not isinstance(tree, dict):
             raise ConfigurationError(f"recipe {self.path} holds no keys; see the recipes that "
                                      "`python -m finetune ls` lists for examples")
         return flatten(tree)
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML says.
+
+    Raises:
+        yaml.YAMLError: It is none, or a key stands twice.
+    """
+    return yaml.load(text, Loader=_OnceLoader)
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -216,11 +216,11 @@ def _show_data(run: RunDirectory, method: Method, data: Data, spec: InputSpec) -
 
 
 def _measure(run: RunDirectory, method: Method, data: Data,
-             signals: Interruption) -> dict[str, Predictions]:
-    """The chosen weights' answers on validation and test, stored."""
+             signals: Interruption, *, looks: bool) -> dict[str, Predictions]:
+    """The chosen weights' answers on validation and, if one looks at it, on test; stored."""
     load_weights(run.best_weights, method.chosen_model)
     answers: dict[str, Predictions] = {}
-    for part in [p for p in data.parts if p != "train"]:
+    for part in [p for p in data.parts if p == "val" or (p == "test" and looks)]:
         answers[part] = predict_part(method, data, part, final=True, watched=signals.watched)
         answers[part].save(run.predictions_path(part))
     return answers
@@ -240,7 +240,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     best = best_epoch(state.history, metric)
     told = {"model": config.model.name, "epoch": str(best + 1)}
     mixed = mix_with_start(run, config, method, data, metric, told=told, watched=signals.watched)
-    answers = _measure(run, method, data, signals)
+    answers = _measure(run, method, data, signals, looks=config.data.measure_test)
     reported = data.part("test" if "test" in answers else "val")
     metrics = measure_answers(answers, choose_columns(reported.metadata,
                                                       config.data.subgroup_columns))
@@ -318,10 +318,13 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     method = build_method(config, model.to(device), data,
                                 InputSpec.from_dict(before["input_spec"]), device)
     load_weights(run.best_weights, method.chosen_model)
-    chosen = part or ("test" if "test" in data.parts else "val")
+    has_looked = "test" in data.parts and config.data.measure_test
+    chosen = part or ("test" if has_looked else "val")
     if chosen not in data.parts:
         raise InputError(f"this run has no {chosen} part; it has {', '.join(data.parts)}")
     predictions = predict_part(method, data, chosen, final=True)
+    if chosen == "test":
+        note_look(run)
     session.print_result({chosen: compute_metrics(predictions)}, has_test="test" in data.parts)
     session.compare_with_stored(run.predictions_path(chosen), predictions)
     return predictions

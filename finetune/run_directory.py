@@ -14,6 +14,7 @@ from finetune.files import hash_file, write_json, write_text
 
 __all__ = ["RunDirectory"]
 
+STUDY = "study.json"  # lies in the folder around the members of a study
 # written before anything is trained; the last one by runs that come back to these weights
 HASHED = ("config.yaml", "splits.csv", "checkpoints/start.safetensors")
 
@@ -62,10 +63,17 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """The folder's name; with the one around it where that is a run or holds folds."""
+        """The folder's name; with the one around it where that is a run, a study or holds folds."""
         folder = self.path.resolve()
         above = folder.parent
-        return f"{above.name}-{folder.name}" if (above / "config.yaml").is_file() else folder.name
+        is_inside = (above / "config.yaml").is_file() or (above / STUDY).is_file()
+        return f"{above.name}-{folder.name}" if is_inside else folder.name
+
+    @property
+    def shelf(self) -> Path:
+        """The folder in which this run, or the study that it belongs to, stands among others."""
+        above = self.path.parent
+        return above.parent if (above / STUDY).is_file() else above
 
     @property
     def config(self) -> Config:

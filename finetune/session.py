@@ -101,7 +101,7 @@ def open_tracker(run: RunDirectory, config: Config, *, is_rehearsal: bool) -> Tr
     tracker = start_tracking(
         run.path, mode=None if mode is None else mode.value, project=tracking.project,
         entity=tracking.entity, group=tracking.group, tags=list(tracking.tags),
-        notes=tracking.notes, name=run.name, config=values,
+        notes=tracking.notes, job_type=tracking.job_type, name=run.name, config=values,
         run_id=stored.read_text() if stored.exists() else None, pictures=tracking.pictures,
         salt=run.name, finish_timeout=900.0 if tracking.upload_model else 60.0)
     if tracker.run_id:
@@ -212,8 +212,9 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
         say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}{_between(entries.get(k))}"
                                     for k in shown))
     last = "test" if "test" in metrics else "val"
-    if not has_test:
-        say("There is no test part: these are validation numbers, also used for selection.")
+    if last == "val":
+        why = "The test part was not looked at" if has_test else "There is no test part"
+        say(f"{why}: these are validation numbers, also used for selection.")
     columns = ("precision", "recall", "specificity", "f1", "support")
     table(f"{last} per class", ["class", *columns], [
         [name, *[_number(row.get(c)) for c in columns]]

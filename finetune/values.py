@@ -127,7 +127,7 @@ def _sweep_problem(key: str, text: str) -> str | None:
     except HydraException:
         return None
     return (f"{key}={text}: expected {_expected(key, '')}, not several (a study of several values "
-            "needs -m, which this version doesn't have)") if is_sweep else None
+            "needs -m)") if is_sweep else None
 
 
 def is_section(key: str) -> bool:

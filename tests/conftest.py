@@ -13,9 +13,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 @pytest.fixture(autouse=True)
 def _apart_from_the_users_settings(tmp_path_factory, monkeypatch):
-    """Caches, tracking and recipes of the person who runs the tests stay out."""
+    """Caches, tracking, recipes and studies of the person who runs the tests stay out."""
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.delenv("FINETUNE_RECIPE_PATH", raising=False)
+    for name in ("FINETUNE_RECIPE_PATH", "FINETUNE_STUDY_PATH"):
+        monkeypatch.delenv(name, raising=False)
     for name in [n for n in os.environ if n.startswith("WANDB_")]:
         monkeypatch.delenv(name)
 

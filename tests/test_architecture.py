@@ -14,17 +14,19 @@ HEAVY = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb", "
 # Lower layers first; a module imports only from its own layer or below, strangers excepted.
 LAYERS = [
     {"errors", "files", "specs"},
-    {"config", "ranges", "recipes", "values"},
+    {"config", "ranges", "recipes", "values", "study_files"},
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory", "likeness", "looks"},
     {"compared_runs"},
     {"run_facts", "method_pairs"},
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
-     "weights_store", "memory", "caches", "devices"},
+     "weights_store", "memory", "caches", "devices", "study_words", "study_plan", "study_store",
+     "study_table", "launchers"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results", "starting", "wise_ft"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
-     "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table"},
+     "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table",
+     "study_member", "studies"},
     {"comparing"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -35,7 +37,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing", "starting", "wise_ft"}
+               "auditing", "starting", "wise_ft", "study_words", "study_member", "studies"}
 
 
 def unit(path):

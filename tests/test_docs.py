@@ -66,7 +66,7 @@ def test_scripts_in_commands_exist_and_commands_are_known(page):
         assert (ROOT / script).exists(), script
     known = {"ls", "show", "cp", "plan", "resume", "evaluate", "report", "keys",
              "summary", "weights", "cache", "audit", "mislabeled", "verify", "evidence",
-             "compare"}
+             "compare", "-m"}
     words = re.findall(r"python -m finetune (\S+)", commands)
     assert [word for word in words if word not in known and "=" not in word] == []
 
@@ -84,7 +84,7 @@ def run_shell(page, folder, limit):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "told"), [("recipes", "ward"), ("method", "what would train"),
-                                            ("data", "split.csv")])
+                                            ("data", "split.csv"), ("studies", "head_only")])
 def test_the_commands_of_a_page_run(name, told, tmp_path):
     assert told in run_shell(ROOT / "docs" / f"{name}.md", tmp_path, 300)
 

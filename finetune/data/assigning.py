@@ -16,7 +16,7 @@ from finetune.data.unions import joined
 from finetune.errors import DataError, first_of
 
 __all__ = ["Division", "assign", "class_vector", "cut_val", "known_negatives", "lacking",
-           "together"]
+           "spread_units", "together"]
 
 Names = npt.NDArray[np.str_]
 
@@ -97,7 +97,7 @@ def assign(samples: Samples, units: list[list[int]], shares: dict[str, float], s
         divide = _dealt if dealt else _stratified
         parts = divide(counts.argmax(axis=1), shares, seed)
     else:
-        parts = _greedy(counts, np.array([len(u) for u in units]), shares, seed)
+        parts = spread_units(counts, np.array([len(u) for u in units]), shares, seed)
     names = np.empty(len(samples), dtype="<U5")
     for unit, part in zip(units, parts, strict=True):
         names[unit] = part
@@ -174,11 +174,17 @@ def _whole_counts(total: int, shares: dict[str, float]) -> dict[str, int]:
     return counts
 
 
-def _greedy(counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any], shares: dict[str, float],
-            seed: int) -> list[str]:
-    """Assign units, the most telling first, to where class shares are furthest below the aim.
+def spread_units(counts: npt.NDArray[np.float64], sizes: npt.NDArray[Any],
+                 shares: dict[str, float], seed: int) -> list[str]:
+    """The part of each unit: the most telling first, to where class shares are furthest off.
 
     The idea of scikit-learn's StratifiedGroupKFold, for parts of different sizes.
+
+    Args:
+        counts: (U, K) pictures of each class in each unit.
+        sizes: (U,) pictures.
+        shares: Of the parts; they add up to 1.
+        seed: Of the order among equals.
     """
     names = list(shares)
     totals = counts.sum(axis=0).clip(min=1)

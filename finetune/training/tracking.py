@@ -170,14 +170,15 @@ def _neutral_folder() -> str | None:
 def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: str | None,
                    entity: str | None, group: str | None, tags: Sequence[str], notes: str | None,
                    name: str, config: Mapping[str, Any], run_id: str | None, pictures: bool,
-                   salt: str, timeout: float = 20.0, finish_timeout: float = 60.0) -> Tracker:
+                   salt: str, job_type: str | None = None, timeout: float = 20.0,
+                   finish_timeout: float = 60.0) -> Tracker:
     """Start tracking in ``folder/wandb``.
 
     Args:
         folder: The run directory.
         mode: None: the variable WANDB_MODE, else offline. Online falls back to offline when no
             key is set or the server doesn't answer.
-        project: None: WANDB_PROJECT, else ``finetune``. Likewise the next four.
+        project: None: WANDB_PROJECT, else ``finetune``. Likewise the next four, and ``job_type``.
         entity: User or team.
         group: Name that joins runs.
         tags: Labels of the run.
@@ -187,6 +188,7 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
         run_id: Of a run to continue.
         pictures: Whether pictures may leave the machine.
         salt: For hashed ids; a secret that stays in ``folder/wandb/secret`` is added to it.
+        job_type: Kind of run within the group.
         timeout: Seconds to wait for the server.
         finish_timeout: Seconds to wait at the end; what hasn't arrived by then stays in the folder
             and can be sent with ``wandb sync``.
@@ -202,6 +204,7 @@ def start_tracking(folder: Path, *, mode: TrackingMode | str | None, project: st
     user = os.environ.get  # wandb itself looks at these but once in a process
     given = {
         "project": project or user("WANDB_PROJECT") or "finetune",
+        "job_type": job_type or user("WANDB_JOB_TYPE"),
         "entity": entity or user("WANDB_ENTITY"), "group": group or user("WANDB_RUN_GROUP"),
         "tags": list(tags) or [tag for tag in user("WANDB_TAGS", "").split(",") if tag] or None,
         "notes": notes or user("WANDB_NOTES"), "name": user("WANDB_NAME") or name,
