@@ -2,6 +2,7 @@
 
     python benchmarks/coverage.py [--fast] [--seed 0] [--only PART ...] [--output FILE]
     python benchmarks/coverage.py --only single --where classes=3 n=1000 cluster=20 --times 10
+    python benchmarks/coverage.py --cost CLASSES PICTURES      (seconds and memory of one set)
 
 Answers are drawn from known distributions, of independent pictures and of groups of 5 and 20; the
 truth is the parameter itself or the metric of 200,000 pictures. A cell is a metric under one
@@ -27,6 +28,8 @@ from finetune.evaluation.predictions import Predictions
 from finetune.specs import LabelKind, LabelSpec
 
 WANTED = 0.92
+OVERALL = ("accuracy", "top_5_accuracy", "balanced_accuracy", "macro_f1", "cohen_kappa", "mcc",
+           "log_loss", "brier", "ece", "roc_auc", "average_precision", "per_class")
 COUNTS = (50, 100, 300, 1000)
 Draw = Callable[[np.random.Generator], dict[str, tuple[bool, bool]]]
 
@@ -44,6 +47,9 @@ class Scenario:
 def main() -> None:
     """Run the benchmark."""
     options = parse()
+    if options.cost:
+        print(json.dumps(cost(*options.cost, options.seed)))
+        return
     begun, cells = time.perf_counter(), []
     for scenario in scenarios(options.fast):
         if chosen(scenario, options):
@@ -72,6 +78,8 @@ def parse() -> argparse.Namespace:
                         help="conditions alone, such as n=1000 cluster=20")
     parser.add_argument("--times", type=int, default=1, help="that many times as many draws")
     parser.add_argument("--output", help="a JSON file with every cell")
+    parser.add_argument("--cost", nargs=2, type=int, metavar=("CLASSES", "PICTURES"),
+                        help="draw no coverage: what all intervals of one set take")
     return parser.parse_args()
 
 
@@ -79,6 +87,24 @@ def chosen(scenario: Scenario, options: argparse.Namespace) -> bool:
     """Whether a scenario is asked for."""
     own = {f"{key}={value}" for key, value in scenario.condition.items()}
     return own >= set(options.where) and (not options.only or scenario.part in options.only)
+
+
+def cost(classes: int, count: int, seed: int) -> dict[str, float]:
+    """Seconds and MiB of all intervals of one set, beyond its float32 logits and the libraries."""
+    import scipy.optimize  # noqa: F401  (before the first reading, as are those of the imports)
+    from measuring import peak_rss_mib
+
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, count)
+    logits = random.standard_normal((count, classes), dtype=np.float32)
+    logits[np.arange(count), labels] += 3
+    spec = LabelSpec(LabelKind.single, tuple(f"c{k}" for k in range(classes)))
+    answers = Predictions([str(i) for i in range(count)], labels, logits, spec)
+    before, begun = peak_rss_mib(), time.perf_counter()
+    compute_intervals(answers, dict.fromkeys(OVERALL, 1.0))
+    return {"classes": classes, "pictures": count,
+            "seconds": round(time.perf_counter() - begun, 1), "before_mib": round(before),
+            "extra_mib": round(peak_rss_mib() - before)}
 
 
 def scenarios(fast: bool) -> Iterator[Scenario]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune.assembly import cache_folder, read_labelled
 from finetune.composition import compose
-from finetune.config import DataConfig, SplitChoice
+from finetune.config import DataConfig, Duplicates, SplitChoice
 from finetune.console import progress_bar, say, table
 from finetune.data.audit import find_faults, same_units, tables
 from finetune.data.cue_words import MOST_CLASSES
@@ -22,11 +22,12 @@ from finetune.data.findings import Collection, Finding, Level
 from finetune.data.hashing import Descriptors
 from finetune.data.keeping_together import keep_together
 from finetune.data.near_duplicates import NearPair, find_near_duplicates, near_duplicate_groups
+from finetune.data.place_leaks import near_sets
 from finetune.data.samples import Samples
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.shortcuts import PERMUTATIONS, CueResult, choose_sample, find_shortcuts
 from finetune.data.splits import class_counts, write_splits
-from finetune.dividing import divide
+from finetune.dividing import divide, places_of
 from finetune.errors import ConfigurationError, DataError, InputError, first_of
 from finetune.files import write_json
 from finetune.report.audit_page import write_audit_page
@@ -123,7 +124,8 @@ def collect(config: DataConfig, root: str, *, near: bool = True) -> Collection:
     descriptors, pairs = (_near(samples, facts, duplicates, cache) if near else (None, None))
     together = [*duplicates, *near_duplicate_groups(pairs or [], len(samples))]
     return Collection(samples, facts, duplicates, broken, pairs, descriptors,
-                      _cues(samples, facts, together), [*notes, *_left_out(samples, near)])
+                      _cues(samples, facts, together), [*notes, *_left_out(samples, near)],
+                      places_of(config, samples), config.block_buffer)
 
 
 @contextmanager
@@ -213,19 +215,19 @@ def _plain(root: str, data: Collection, findings: Sequence[Finding]) -> dict[str
 
 
 def write_fixed_splits(path: Path, config: DataConfig, data: Collection) -> Path:
-    """Write a splits file in which duplicates, certain near ones and groups are kept together.
+    """Write a splits file with duplicates, certain near ones, groups and near places together.
 
     A given split is changed as little as possible: what lies across goes where most of it is; val
     is cut from train where there is none. Undivided pictures are divided as training would.
 
     Raises:
-        DataError: Classes too small to be divided, or missing from train.
+        DataError: Classes too small to be divided, or missing from train; or chains of near places
+            that leave a part empty.
     """
     together = [*data.duplicates, *near_duplicate_groups(data.pairs or [], len(data.samples))]
-    samples, moved = keep_together(data.samples, together)
-    if config.split is not None and config.split is not SplitChoice.provided:
-        moved = 0  # a new split is asked for
-    split = divide(config, samples, together)
+    is_new = config.split is not None and config.split is not SplitChoice.provided
+    samples, moved = (data.samples, 0) if is_new else _kept_together(data, together)
+    split = divide(replace(config, duplicates=Duplicates.regroup, waiver=None), samples, together)
     write_splits(path, samples, split)
     rows = class_counts(samples, split)
     parts = list(next(iter(rows.values())))
@@ -242,3 +244,18 @@ def write_fixed_splits(path: Path, config: DataConfig, data: Collection) -> Path
         f"{moved:,} pictures changed their part; use it with "
         f"{shlex.quote(f'data.splits_file={path.resolve()}')}")
     return path
+
+
+def _kept_together(data: Collection, together: Sequence[Sequence[int]]) -> tuple[Samples, int]:
+    """`keep_together` of copies, groups and what chains of near places join."""
+    chains = [] if data.places is None else near_sets(data.places, data.block_buffer)
+    samples, moved = keep_together(data.samples, [*together, *chains])
+    gone = {*(data.samples.given_split or [])} - {*(samples.given_split or [])}
+    if chains and gone:
+        raise DataError(
+            f"--fix-splits: places too near to each other (data.block_buffer="
+            f"{data.block_buffer:g}) join {max(map(len, chains)):,} of {len(samples):,} pictures "
+            f"to one set, and with it in one part {' and '.join(sorted(gone))} would be empty. "
+            "Choose a smaller data.block_buffer, or a new split by blocks: data.split=spatial "
+            "data.block_size=SIZE")
+    return samples, moved

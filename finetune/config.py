@@ -47,7 +47,7 @@ class Unreadable(StrEnum):
 
 
 class Duplicates(StrEnum):
-    """What identical pictures across the parts of a given split do."""
+    """What identical pictures, groups, or near places across the parts of a split do."""
 
     refuse = "refuse"
     drop_from_train = "drop_from_train"
@@ -237,11 +237,11 @@ class DataConfig:
     sampling: Sampling = Sampling.shuffled
     split: SplitChoice | None = None  # unset: the data's own, else by groups, else stratified
     split_seed: int = 0  # apart from seed: all seeds are tested on the same pictures
-    x_column: str | None = None  # spatial: of the CSV
-    y_column: str | None = None  # spatial: of the CSV
-    place_from: str | None = None  # spatial: regular expression on the path; two groups, x and y
+    x_column: str | None = None  # of the CSV: where a picture is; spatial, and checks other splits
+    y_column: str | None = None  # likewise
+    place_from: str | None = None  # instead: regular expression on the path; two groups, x and y
     block_size: float | None = None  # spatial: side of a block, unit of the coordinates; above 0
-    block_buffer: float = 0.0  # spatial: distance kept between parts, the same unit; 0 up
+    block_buffer: float = 0.0  # distance kept between parts, the same unit, 0 up; 0: no same place
     time_column: str | None = None  # time: of the CSV; ISO dates or numbers
     site_column: str | None = None  # site: of the CSV
     test_site: str | None = None  # site: the one that is tested

@@ -2,6 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
 
 from finetune.config import DataConfig, SplitChoice
 from finetune.data.assigning import together
@@ -11,7 +15,7 @@ from finetune.data.samples import Samples
 from finetune.data.splits import Split, SplitMethod, split_samples
 from finetune.data.thinning import thin_training
 
-__all__ = ["divide"]
+__all__ = ["divide", "places_of"]
 
 
 def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int]],
@@ -25,7 +29,7 @@ def divide(data: DataConfig, samples: Samples, duplicates: Sequence[Sequence[int
         near: Indices of those that are nearly so.
 
     Raises:
-        DataError: Leaks in a given split, columns that are missing or make no sense, classes that
+        DataError: Leaks in the split, columns that are missing or make no sense, classes that
             vanish from a part.
         ConfigurationError: The method needs what the data don't have.
     """
@@ -51,16 +55,28 @@ def _thinned(data: DataConfig, samples: Samples, split: Split,
 
 
 def _dependence(data: DataConfig, samples: Samples) -> Dependence | None:
-    if data.split is SplitChoice.spatial:
-        places = read_places(samples, x_column=data.x_column, y_column=data.y_column,
-                             place_from=data.place_from)
-        return Dependence(places=places, block_size=data.block_size,
-                          block_buffer=data.block_buffer)
+    """What the split is made from, and the places that it is checked by; None without either."""
+    places = places_of(data, samples)
+    found = Dependence(places=places, block_size=data.block_size, block_buffer=data.block_buffer)
     if data.split is SplitChoice.time and data.time_column is not None:
         times, names = read_times(samples, data.time_column)
-        return Dependence(times=times, time_names=names)
+        return replace(found, times=times, time_names=names)
     if data.split is SplitChoice.site and data.site_column is not None:
-        return Dependence(sites=read_sites(samples, data.site_column), test_site=data.test_site)
+        return replace(found, sites=read_sites(samples, data.site_column),
+                       test_site=data.test_site)
     if data.split is SplitChoice.kfold:
-        return Dependence(folds=data.folds, fold=data.fold)
-    return None
+        return replace(found, folds=data.folds, fold=data.fold)
+    return None if places is None else found
+
+
+def places_of(data: DataConfig, samples: Samples) -> npt.NDArray[np.float64] | None:
+    """(N, 2) coordinates where the settings name them, else None.
+
+    Raises:
+        DataError: Columns are missing, paths don't match, or values are no finite numbers.
+        ConfigurationError: The pattern makes no sense.
+    """
+    if data.place_from is None and None in (data.x_column, data.y_column):
+        return None
+    return read_places(samples, x_column=data.x_column, y_column=data.y_column,
+                       place_from=data.place_from)

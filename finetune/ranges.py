@@ -131,10 +131,8 @@ def contradictions(config: Config) -> list[str]:
 
 
 # The keys that belong to one kind of split alone.
-_OF_SPLIT = {SplitChoice.spatial: ("x_column", "y_column", "place_from", "block_size",
-                                   "block_buffer"),
-             SplitChoice.time: ("time_column",), SplitChoice.site: ("site_column", "test_site"),
-             SplitChoice.kfold: ("fold",)}
+_OF_SPLIT = {SplitChoice.spatial: ("block_size",), SplitChoice.time: ("time_column",),
+             SplitChoice.site: ("site_column", "test_site"), SplitChoice.kfold: ("fold",)}
 _COMPARABLE = (SplitChoice.group, SplitChoice.spatial, SplitChoice.time, SplitChoice.site)
 
 
@@ -146,8 +144,7 @@ def _split_problems(config: Config) -> list[str]:
              for key in keys if getattr(data, key) not in (None, 0.0)]
     if data.split is not SplitChoice.kfold and data.folds != DataConfig().folds:
         found.append(f"data.folds={data.folds} does nothing without data.split=kfold")
-    if data.split is SplitChoice.spatial:
-        found += _spatial_problems(config)
+    found += _place_problems(config)
     if data.split is SplitChoice.time and data.time_column is None:
         found.append("data.split=time needs data.time_column=COLUMN, with dates or numbers")
     if data.split is SplitChoice.site and None in (data.site_column, data.test_site):
@@ -163,15 +160,22 @@ def _split_problems(config: Config) -> list[str]:
     return found
 
 
-def _spatial_problems(config: Config) -> list[str]:
+def _place_problems(config: Config) -> list[str]:
+    """What coordinates need, which a spatial split is made from and others are checked by."""
     data, found = config.data, []
     columns = [c for c in (data.x_column, data.y_column) if c is not None]
-    if len(columns) != (0 if data.place_from is not None else 2):
-        found.append("data.split=spatial needs data.x_column and data.y_column, or, without both, "
+    is_spatial = data.split is SplitChoice.spatial
+    if len(columns) not in ((0,) if data.place_from is not None else
+                            (2,) if is_spatial else (0, 2)):
+        needing = "data.split=spatial needs" if is_spatial else "places need"
+        found.append(f"{needing} data.x_column and data.y_column, or, without both, "
                      r"data.place_from=REGEX with two groups, such as tile_(\d+)_(\d+)")
-    if data.block_size is None:
+    if is_spatial and data.block_size is None:
         found.append("data.split=spatial needs data.block_size, in the unit of the coordinates: "
                      "larger than the distance over which pictures resemble each other")
+    if data.block_buffer and not columns and data.place_from is None and not is_spatial:
+        found.append(f"data.block_buffer={data.block_buffer:g} does nothing without places: "
+                     "data.x_column and data.y_column, or data.place_from")
     return found
 
 

@@ -81,3 +81,10 @@ def test_fast_takes_a_few_of_all_parts(coverage):
     assert min(s.repetitions for s in everything if s.part in ("proportion", "area")) >= 1000
     assert min(s.repetitions for s in everything) >= 400
     assert np.unique([s.repetitions for s in few]).max() <= 100
+
+
+def test_the_cost_of_a_set_is_told(coverage, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["coverage.py", "--cost", "4", "50"])
+    coverage.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["classes"] == 4 and found["seconds"] >= 0 and found["extra_mib"] >= 0

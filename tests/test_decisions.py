@@ -13,6 +13,7 @@ from finetune.evaluation.abstention import (
     area_under_risk,
     choose_confidence,
     fit_abstention,
+    measure_answered,
     risk_coverage,
 )
 from finetune.evaluation.conformal import PredictionSets, fit_prediction_sets, set_scores
@@ -38,6 +39,7 @@ from finetune.evaluation.operating_points import (
     measure_answers,
 )
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.reliability import reliability_diagram
 from finetune.evaluation.shares import mean_and_error, share
 from finetune.specs import LabelKind, LabelSpec
 
@@ -106,10 +108,57 @@ def test_one_picture_of_each_group():
 # --- shares ---
 
 
-def test_a_share_has_wilsons_interval():
-    found = share(8, 10)  # Newcombe 1998, Statistics in Medicine 17:857, by its formula
-    assert (found["low"], found["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert share(0, 0)["value"] is None
+def hits(part, whole):
+    return np.arange(whole) < part
+
+
+@pytest.mark.parametrize(("part", "whole", "ends"), [  # Newcombe 1998, Statistics in Medicine 17,
+    (81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))])  # method 3
+def test_a_share_has_wilsons_interval(part, whole, ends):
+    found = share(hits(part, whole))
+    assert (found["low"], found["high"]) == pytest.approx(ends, abs=5e-5)
+    assert (found["part"], found["whole"]) == (part, whole)
+    assert share(hits(part, whole), np.zeros(whole, bool))["value"] is None
+
+
+def clustered(random, clusters, *, size=10, value=0.8, alike=0.4):
+    """Right answers of which those of a cluster are correlated: beta-binomial."""
+    left = 1 / alike - 1
+    means = random.beta(value * left, (1 - value) * left, clusters)
+    return (random.random((clusters, size)) < means[:, None]).ravel()
+
+
+def test_intervals_of_shares_of_clusters_cover_and_plain_ones_do_not():
+    random, groups = np.random.default_rng(0), np.repeat(np.arange(40), 10)
+    covers = {"groups": [], "plain": []}
+    for _ in range(600):
+        right = clustered(random, 40)
+        for name, given in (("groups", groups), ("plain", None)):
+            found = share(right, None, given)
+            covers[name].append(found["low"] <= 0.8 <= found["high"])
+    assert np.mean(covers["groups"]) >= 0.92 and np.mean(covers["plain"]) < 0.75
+
+
+def test_every_share_of_a_decision_widens_with_groups():
+    random = np.random.default_rng(1)
+    right, groups = clustered(random, 40), [f"p{i}" for i in np.repeat(np.arange(40), 10)]
+    sure = np.where(clustered(random, 40, value=0.7), 0.9, 0.6)
+    odds = np.where(right[:, None], np.c_[sure, 1 - sure], np.c_[1 - sure, sure])
+    labels = np.zeros(400, int)
+    sets = PredictionSets("lac", 0.8, (0.2, 0.2))
+    shares = []
+    for given in (None, groups):
+        answers, covered = measure_answers(np.ones(400), right, given), sets.measure(
+            labels, odds, given)
+        answered = measure_answered(right, sure > 0.7, given)
+        bins = reliability_diagram(labels, odds, "ab", given)["top_label"]
+        shares.append([answers["sensitivity"], covered["coverage"], covered["empty"],
+                       covered["coverage_by_class"][0], *answered.values(),
+                       *({"value": b["accuracy"], "low": b["interval"][0],
+                          "high": b["interval"][1]} for b in bins)])
+    for plain, wide in zip(*shares, strict=True):
+        assert plain["value"] == wide["value"]
+        assert wide["low"] < plain["low"] <= plain["value"] <= plain["high"] < wide["high"]
 
 
 def test_a_mean_has_the_error_of_its_groups():

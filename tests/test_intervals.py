@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -91,6 +92,20 @@ def test_the_design_effect_is_that_of_the_intra_cluster_correlation():
     assert number * size / worth == pytest.approx(1 + (size - 1) * alike, rel=0.07)
 
 
+def test_the_variance_of_clusters_is_statsmodels_cluster_robust_one():
+    model = pytest.importorskip("statsmodels.regression.linear_model")
+    random = np.random.default_rng(2)
+    sizes = random.integers(1, 15, 2000)
+    clusters = np.repeat(np.arange(2000), sizes)
+    hits = random.random(len(clusters)) < random.beta(3, 2, 2000)[clusters]
+    fitted = model.OLS(hits.astype(float), np.ones(len(hits))).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters})
+    share = count_proportion(hits, np.ones(len(hits), bool), clusters)
+    expected = share.value * (1 - share.value) / fitted.bse[0] ** 2
+    assert share.value == pytest.approx(fitted.params[0])
+    assert share.effective == pytest.approx(expected, rel=0.005)  # many clusters: next to no prior
+
+
 # Areas
 
 def scored(count=60, seed=0, decimals=1, distance=1.0, share=0.4):
@@ -150,6 +165,18 @@ def test_degrees_of_freedom_are_brunner_munzels():
     found = stats.brunnermunzel(scores[truth == 0], scores[truth == 1])
     assert 2 * stats.t.sf(abs(area.value - 0.5) / area.variance**0.5, area.freedom) \
         == pytest.approx(found.pvalue, rel=1e-6)
+
+
+def test_delongs_variance_is_that_of_a_published_example():
+    """Pain scores of Brunner & Munzel 2000; the figures are R's lawstat::brunner.munzel.test."""
+    low = np.array([1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 2, 4, 1, 1.0])
+    high = np.array([3, 3, 4, 3, 1, 2, 3, 1, 1, 5, 4.0])
+    area = area_under_roc(np.repeat([0.0, 1.0], [14, 11]), np.r_[low, high])
+    assert area.value == pytest.approx(0.788961, abs=1e-6)
+    assert (area.value - 0.5) / area.variance**0.5 == pytest.approx(3.1375, abs=1e-4)
+    assert area.freedom == pytest.approx(17.683, abs=1e-3)
+    half = stats.t.ppf(0.975, area.freedom) * area.variance**0.5
+    assert (area.value - half, area.value + half) == pytest.approx((0.5952169, 0.9827052), abs=1e-6)
 
 
 def test_logit_interval_is_symmetric_on_its_scale_and_stays_inside():
@@ -494,3 +521,27 @@ def test_single_entries_are_those_of_the_whole():
     odds, truth = found.probabilities, found.labels == 1
     assert roc_entry(truth.astype(float), odds[:, 1]) == row["roc_auc"]
     assert proportion_entry(odds.argmax(axis=1) == 1, truth) == row["recall"]
+
+
+@pytest.mark.parametrize("name", ["ten", "several", "groups"])
+def test_the_size_of_chunks_changes_no_number(name, monkeypatch):
+    metrics = compute_metrics(CASES[name])
+    whole = compute_intervals(CASES[name], metrics)
+    for module in ("bootstrap", "intervals"):
+        monkeypatch.setattr(f"finetune.evaluation.{module}.CHUNK", 1000)
+    assert compute_intervals(CASES[name], metrics) == whole
+
+
+def test_many_classes_take_little_more_than_their_probabilities(monkeypatch):
+    for module in ("bootstrap", "intervals"):
+        monkeypatch.setattr(f"finetune.evaluation.{module}.CHUNK", 100_000)
+    found = answers(300, 6000)
+    wanted = dict.fromkeys(("accuracy", "top_5_accuracy", "balanced_accuracy", "brier", "roc_auc",
+                            "average_precision", "per_class"), 1.0)
+    compute_intervals(answers(3), wanted)  # libraries are loaded
+    tracemalloc.start()
+    intervals = compute_intervals(found, wanted, resamples=50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(intervals["per_class"]) == 300
+    assert peak < 2 * found.probabilities.nbytes

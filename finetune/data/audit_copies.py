@@ -1,6 +1,8 @@
-"""Findings about copies: identical pictures, near-duplicates, and groups across parts."""
+"""Findings about copies: identical pictures, near-duplicates, groups and places across parts."""
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from finetune.data.duplicates import conflicting_labels, group_members
 from finetune.data.findings import (
@@ -15,6 +17,7 @@ from finetune.data.findings import (
     to_show,
 )
 from finetune.data.near_duplicates import NearPair, near_duplicates_across
+from finetune.data.place_leaks import find_place_leaks
 from finetune.data.samples import Samples
 from finetune.data.scanning import PictureFacts
 from finetune.errors import first_of
@@ -23,8 +26,8 @@ __all__ = ["find_copies", "same_bytes"]
 
 
 def find_copies(data: Collection) -> list[Finding]:
-    """Identical pictures, near-duplicates, conflicting labels among them, groups across parts."""
-    return [*_identical(data), *_near(data), *_groups(data)]
+    """Identical pictures, near ones, conflicting labels among them, groups and places across."""
+    return [*_identical(data), *_near(data), *_groups(data), *_places(data)]
 
 
 def same_bytes(facts: Sequence[PictureFacts]) -> list[list[int]]:
@@ -135,3 +138,15 @@ def _groups(data: Collection) -> list[Finding]:
     return [Finding(Level.error, "groups_across", f"{len(across):,} of {len(members):,} groups "
                     f"(patients, regions) lie across {names_of_parts(data, across.values())}: "
                     f"{first_of(sorted(across))}", pictures=to_show(across.values()))]
+
+
+def _places(data: Collection) -> list[Finding]:
+    """Pictures of different parts at places that are too near to each other."""
+    if data.places is None:
+        return []
+    leaks = find_place_leaks(np.array(data.parts), data.places, data.block_buffer)
+    if not len(leaks):
+        return []
+    pairs = zip(leaks.indices.tolist(), leaks.neighbours.tolist(), strict=True)
+    return [Finding(Level.error, "places_across", leaks.summary,
+                    tuple(line.strip() for line in leaks.examples(data.samples)), to_show(pairs))]

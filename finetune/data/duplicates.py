@@ -1,23 +1,26 @@
-"""Identical pictures, and groups, across the parts of a split that somebody else made."""
+"""Identical pictures, groups and places across the parts of a split, and what is done about it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.dependence import Dependence
+from finetune.data.place_leaks import drop_near, place_leaks
 from finetune.data.samples import Samples
 from finetune.errors import ConfigurationError, DataError, first_of
 
-__all__ = ["DuplicatePolicy", "check_given", "conflicting_labels", "group_members"]
+__all__ = ["DuplicatePolicy", "check_given", "check_made", "conflicting_labels", "group_members"]
 
 Names = npt.NDArray[np.str_]
 _RANK = {"train": 0, "val": 1, "test": 2}
 
 
 class DuplicatePolicy(StrEnum):
-    """What identical pictures, or groups, across the parts of a given split do."""
+    """What identical pictures, groups, or near places across the parts of a split do."""
 
     refuse = "refuse"                    # stop, with the counts and the ways out
     drop_from_train = "drop_from_train"  # train loses what val or test have, val what test has
@@ -49,49 +52,127 @@ def group_members(samples: Samples) -> dict[str, list[int]]:
 
 def check_given(samples: Samples, given: Names, duplicates: Sequence[Sequence[int]],
                 policy: DuplicatePolicy, waiver: str | None,
-                near: Sequence[Sequence[int]] = ()) -> tuple[Names | None, list[str]]:
+                near: Sequence[Sequence[int]] = (),
+                dependence: Dependence | None = None) -> tuple[Names | None, list[str]]:
     """A given split after the policy, or None when a new one has to be made; and what was done.
 
     Pictures of the part "" are out of the game. ``near`` are sets of copies that were changed a
-    little; the policy treats them as identical ones.
+    little; the policy treats them as identical ones. So it does pictures of different parts whose
+    places are too near to each other, where ``dependence`` knows places.
 
     Raises:
         DataError: Something is in two parts and the policy is to refuse.
         ConfigurationError: ``allow`` without a reason.
     """
-    if policy is DuplicatePolicy.allow and not (waiver or "").strip():
-        raise ConfigurationError('data.duplicates=allow needs data.waiver="REASON", which the '
-                                 "report prints")
+    _need_reason(policy, waiver)
     copies = [g for g in duplicates if len(_parts(given, g)) > 1]
     alike = [g for g in near if len(_parts(given, g)) > 1]
     members = group_members(samples)
     groups = {name: m for name, m in members.items() if len(_parts(given, m)) > 1}
-    if not copies and not alike and not groups:
-        return given, []
-    short = _summary(given, {
+    leaks = place_leaks(given, dependence)
+    short = " and ".join(filter(None, [_summary(given, {
         f"{len(copies)} of {len(duplicates)} sets of identical pictures": copies,
         f"{len(alike)} of {len(near)} sets of copies that were changed a little": alike,
-        f"{len(groups)} of {len(members)} groups (patients, regions)": groups.values()})
-    dropped = _drop(given, [*copies, *alike, *groups.values()])
-    lost = (dropped == "") & (given != "")
+        f"{len(groups)} of {len(members)} groups (patients, regions)": groups.values()}),
+        leaks.summary]))
+    if not short:
+        return given, []
+    dropped = _without_near(_drop(given, [*copies, *alike, *groups.values()]), dependence)
+    return _treated(given, dropped, policy, waiver, _Leak("given split", short, [
+        *_details(samples, given, [*copies, *alike], groups), *leaks.examples(samples)],
+        bool(len(leaks))))
+
+
+def check_made(samples: Samples, made: Names, dependence: Dependence | None, method: str,
+               policy: DuplicatePolicy, waiver: str | None) -> tuple[Names | None, list[str]]:
+    """A split that was made here, by anything but place, after the policy for places too near.
+
+    None when it has to be made anew with these together; and what was done. Nothing is done where
+    ``dependence`` knows no places.
+
+    Raises:
+        DataError: Places of different parts are too near and the policy is to refuse, or dropping
+            pictures empties a part or takes a class from train.
+        ConfigurationError: ``allow`` without a reason.
+    """
+    _need_reason(policy, waiver)
+    leaks = place_leaks(made, dependence)
+    if not len(leaks):
+        return made, []
+    dropped = _without_near(made, dependence)
+    found = _treated(made, dropped, policy, waiver, _Leak(
+        f"split by {method}", leaks.summary, leaks.examples(samples), True))
+    if found[0] is dropped:
+        _refuse_emptied(samples, made, dropped)
+    return found
+
+
+@dataclass(frozen=True)
+class _Leak:
+    """What is wrong with a split: which, a sentence, lines, and whether places are part of it."""
+
+    split: str
+    short: str
+    details: list[str]
+    by_place: bool
+
+
+def _need_reason(policy: DuplicatePolicy, waiver: str | None) -> None:
+    if policy is DuplicatePolicy.allow and not (waiver or "").strip():
+        raise ConfigurationError('data.duplicates=allow needs data.waiver="REASON", which the '
+                                 "report prints")
+
+
+def _treated(names: Names, dropped: Names, policy: DuplicatePolicy, waiver: str | None,
+             leak: _Leak) -> tuple[Names | None, list[str]]:
+    """The split after the policy, None for a new one; and what was done, as a sentence."""
+    losses, short = _losses(names, (dropped == "") & (names != "")), leak.short
     if policy is DuplicatePolicy.refuse:
-        raise DataError("\n".join([f"In the given split, {short}.",
-                                   *_details(samples, given, [*copies, *alike], groups),
-                                   _WAYS_OUT.format(_losses(given, lost))]),
-                        ways_out=("data.duplicates=drop_from_train", "data.duplicates=regroup",
-                                  "data.duplicates=allow\ndata.waiver=REASON"))
+        lines = [f"In the {leak.split}, {short}.", *leak.details,
+                 "Results on such a split look better than they are. Choose one:",
+                 *([_BY_PLACE] if leak.by_place else []), _WAYS_OUT.format(losses)]
+        raise DataError("\n".join(lines), ways_out=(
+            *(["data.split=spatial\ndata.block_size=SIZE"] if leak.by_place else []),
+            "data.duplicates=drop_from_train", "data.duplicates=regroup",
+            "data.duplicates=allow\ndata.waiver=REASON"))
     if policy is DuplicatePolicy.allow:
-        return given, [f"data.duplicates=allow: {short}; waived with the reason: {waiver}"]
+        return names, [f"data.duplicates=allow: {short}; waived with the reason: {waiver}"]
     if policy is DuplicatePolicy.regroup:
-        return None, [f"data.duplicates=regroup: {short}; the given split was replaced by a new "
+        return None, [f"data.duplicates=regroup: {short}; the {leak.split} was replaced by a new "
                       "one that keeps them together"]
-    return dropped, [f"data.duplicates=drop_from_train: {short}; {_losses(given, lost)}"]
+    return dropped, [f"data.duplicates=drop_from_train: {short}; {losses}"]
 
 
-_WAYS_OUT = """Results on such a split look better than they are. Choose one:
+_BY_PLACE = """\
+  data.split=spatial data.block_size=SIZE        divides whole blocks of places
+  data.split=group data.group_column=COLUMN      larger groups, that hold what is near"""
+_WAYS_OUT = """\
   data.duplicates=drop_from_train                {}
   data.duplicates=regroup                        makes a new split that keeps them together
   data.duplicates=allow data.waiver="REASON"     keeps the split; the report prints the reason"""
+
+
+def _without_near(names: Names, dependence: Dependence | None) -> Names:
+    if dependence is None or dependence.places is None:
+        return names
+    return drop_near(names, dependence.places, dependence.block_buffer)
+
+
+def _refuse_emptied(samples: Samples, before: Names, after: Names) -> None:
+    gone = [part for part in _RANK if (before == part).any() and not (after == part).any()]
+    lost = sorted(_trained(samples, before) - _trained(samples, after))
+    if gone or lost:
+        what = (f"no picture in {' and '.join(gone)}" if gone
+                else f"no picture of {first_of(lost)} in train")
+        raise DataError(f"data.duplicates=drop_from_train leaves {what}: choose a smaller "
+                        "data.block_buffer, data.duplicates=regroup, or data.split=spatial")
+
+
+def _trained(samples: Samples, names: Names) -> set[str]:
+    labels, classes = samples.labels[names == "train"], samples.label_spec.class_names
+    if samples.label_spec.is_exclusive:
+        return {classes[k] for k in set(labels.tolist())}
+    return {c for c, column in zip(classes, labels.T, strict=True) if (column == 1).any()}
 
 
 def _parts(given: Names, members: Sequence[int]) -> set[str]:

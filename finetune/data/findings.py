@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+import numpy.typing as npt
+
 from finetune.data.hashing import Descriptors
 from finetune.data.near_duplicates import NearPair
 from finetune.data.samples import Samples
@@ -61,6 +64,8 @@ class Collection:
         descriptors: What they were found by.
         cues: What each cue tells of the label.
         notes: Sentences from reading.
+        places: (N, 2) coordinates, where they are given.
+        block_buffer: Distances of places in different parts below it are leaks; 0: the same place.
     """
 
     samples: Samples
@@ -71,6 +76,8 @@ class Collection:
     descriptors: Descriptors | None = None
     cues: Sequence[CueResult] = ()
     notes: Sequence[str] = field(default=())
+    places: npt.NDArray[np.float64] | None = None
+    block_buffer: float = 0.0
 
     @property
     def parts(self) -> list[str]:

@@ -4,13 +4,12 @@ Roberts et al. 2017 (Ecography, doi 10.1111/ecog.02881) on blocks; Ploton et al.
 Communications, doi 10.1038/s41467-020-18321-y) on what random splits of maps pretend.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from finetune.data.assigning import Division, assign, lacking
 from finetune.data.dependence import Dependence
+from finetune.data.place_leaks import drop_near, nearest
 from finetune.data.samples import Samples
 from finetune.data.unions import joined
 from finetune.errors import DataError, first_of
@@ -40,7 +39,7 @@ def split_by_place(samples: Samples, dependence: Dependence,
     if len(units) < 2:
         raise DataError(_one_block(places, size, len(blocks)))
     whole = assign(samples, units, division.shares, division.seed, kind="blocks", remedy=REMEDY)
-    names = _with_buffer(whole, places, buffer)
+    names = drop_near(whole, places, buffer)
     _refuse_gaps(samples, names, list(division.shares), buffer)
     return names, _told(whole, names, dependence, len(blocks), len(units))
 
@@ -62,24 +61,6 @@ def _one_block(places: npt.NDArray[np.float64], size: float, blocks: int) -> str
                 "than a block, or ignore them with data.group_column=null")
     return (f"data.split=spatial: all pictures lie in one block: data.block_size={size:g}, and "
             f"{extent}; choose smaller blocks")
-
-
-def _distances(places: npt.NDArray[np.float64], of: npt.NDArray[Any],
-               to: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """From each place of one mask to the nearest of the other."""
-    from scipy.spatial import cKDTree
-
-    return np.asarray(cKDTree(places[to]).query(places[of])[0], dtype=np.float64)
-
-
-def _with_buffer(names: Names, places: npt.NDArray[np.float64], buffer: float) -> Names:
-    kept = names.copy()
-    for part, others in (("val", ("test",)), ("train", ("val", "test"))):
-        own, beyond = kept == part, np.isin(kept, others)
-        if own.any() and beyond.any():
-            near = np.flatnonzero(own)[_distances(places, own, beyond) < buffer]
-            kept[near] = ""
-    return kept
 
 
 def _refuse_gaps(samples: Samples, names: Names, parts: list[str], buffer: float) -> None:
@@ -110,7 +91,7 @@ def _told(whole: Names, names: Names, dependence: Dependence, blocks: int,
         told.append("data.block_buffer=0: pictures on both sides of a block's edge can be "
                     "neighbours in different parts")
     last = "test" if (names == "test").any() else "val"
-    distances = _distances(places, names == last, names == "train")
+    distances, _ = nearest(places, names == last, names == "train")
     told.append(f"from a picture of {last}, the nearest of train is {np.median(distances):.4g} "
                 f"away in the median, {distances.min():.4g} at least")
     return told

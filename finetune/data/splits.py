@@ -6,41 +6,32 @@ The unit that is divided is not the picture but what belongs together: pictures 
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.assigning import (
-    Division,
-    assign,
-    cut_val,
-    known_negatives,
-    lacking,
-    together,
-)
+from finetune.data.assigning import Division, assign, cut_val, lacking, together
 from finetune.data.dependence import Dependence
-from finetune.data.duplicates import (
-    DuplicatePolicy,
-    check_given,
-    conflicting_labels,
-    group_members,
-)
+from finetune.data.duplicates import DuplicatePolicy, check_given, check_made
+from finetune.data.place_leaks import near_sets
 from finetune.data.samples import Samples
 from finetune.data.split_by_fold import split_by_fold
 from finetune.data.split_by_place import split_by_place
 from finetune.data.split_by_site import split_by_site
 from finetune.data.split_by_time import split_by_time
+from finetune.data.split_warnings import PARTS, gap_warnings, split_warnings
 from finetune.data.unions import joined
 from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
 from finetune.files import write_text
 
 __all__ = ["Split", "SplitMethod", "class_counts", "read_splits", "split_samples", "write_splits"]
 
-PARTS = ("train", "val", "test")
+T = TypeVar("T")
 Names = npt.NDArray[np.str_]
 
 
@@ -68,7 +59,7 @@ class Split:
         names: (N,) ``train``, ``val``, ``test``, or "" for pictures that were dropped.
         method: A member of `SplitMethod`.
         warnings: What a reader has to know.
-        repairs: What was changed in a given split, or waived.
+        repairs: What was changed in a split that leaks, or waived.
     """
 
     names: Names
@@ -92,40 +83,81 @@ def split_samples(samples: Samples, *, method: SplitMethod | None, seed: int, va
         val_fraction: Of what isn't test.
         test_fraction: Of all; 0 makes no test part. Given test parts stay as they are.
         duplicates: Indices of identical pictures.
-        policy: What identical pictures, or groups, across given parts do.
+        policy: What identical pictures, or groups, across given parts do; and pictures of
+            different parts, given or not, whose places are too near to each other.
         waiver: The reason for allowing them.
         near: Indices of pictures that are copies of each other, changed a little.
-        dependence: What ``spatial``, ``time``, ``site`` and ``kfold`` are made from.
+        dependence: What ``spatial``, ``time``, ``site`` and ``kfold`` are made from; and places
+            that all others are checked by.
 
     Raises:
-        DataError: Leaks in a given split, or classes too small to divide.
+        DataError: Leaks in the split, or classes too small to divide.
         ConfigurationError: The method needs what the data don't have.
     """
     chosen = _choose(samples, method, dependence)
-    warnings = [*_duplicate_warnings(samples, duplicates), *_near_warnings(samples, near),
-                *_group_warnings(samples, chosen)]
+    warnings = split_warnings(samples, chosen, duplicates, near)
     alike = [*duplicates, *near]
     if chosen is not SplitMethod.provided:
         division = _division(samples, chosen, seed, val_fraction, test_fraction, alike)
-        names, told = _divide(samples, chosen, division, dependence)
+        names, told, repairs = _make(samples, chosen, division, dependence, policy, waiver)
         if chosen in _BY_DEPENDENCE and samples.given_split is not None:
             told.append(f"data.split={chosen}: the data's own split is not used")
-        return Split(names, chosen.value, [*warnings, *told, *_gaps(samples, names)])
+        return Split(names, chosen.value, [*warnings, *told, *gap_warnings(samples, names)],
+                     repairs)
     assert samples.given_split is not None
     given = np.array(samples.given_split, dtype="<U5")
-    repaired, repairs = check_given(samples, given, duplicates, policy, waiver, near)
+    repaired, repairs = check_given(samples, given, duplicates, policy, waiver, near, dependence)
     if repaired is None:
         own = SplitMethod.group if samples.groups is not None else SplitMethod.stratified
-        names, _ = _divide(samples, own, _division(
+        names, _ = _by_places(dependence, _division(
             samples, own, seed, val_fraction, test_fraction if (given == "test").any() else 0.0,
-            alike), None)
-        return Split(names, own.value, [*warnings, *_gaps(samples, names)], repairs)
+            alike), lambda division: _divide(samples, own, division, None))
+        return Split(names, own.value, [*warnings, *gap_warnings(samples, names)], repairs)
     names = _complete(samples, repaired, _division(samples, chosen, seed, val_fraction, 0.0,
-                                                   alike))
-    warnings += _gaps(samples, names)
+                                                   alike), dependence)
+    warnings += gap_warnings(samples, names)
     if not (names == "test").any():
         warnings.append("there is no test part: results are validation, also used for selection")
     return Split(names, chosen.value, warnings, repairs)
+
+
+def _make(samples: Samples, method: SplitMethod, division: Division,
+          dependence: Dependence | None, policy: DuplicatePolicy,
+          waiver: str | None) -> tuple[Names, list[str], list[str]]:
+    """A split that nobody gave: its parts, what has to be said, and what was done about places."""
+    names, told = _divide(samples, method, division, dependence)
+    if method is SplitMethod.spatial:
+        return names, told, []
+    checked, repairs = check_made(samples, names, dependence, f"data.split={method}", policy,
+                                  waiver)
+    if checked is None:
+        checked, told = _by_places(dependence, division, lambda wider: _divide(
+            samples, method, wider, dependence))
+    return checked, told, repairs
+
+
+def _by_places(dependence: Dependence | None, division: Division,
+               make: Callable[[Division], T]) -> T:
+    """What ``make`` does with pictures of places too near to each other kept together too.
+
+    Raises:
+        DataError: It can't; the message says how large these sets are.
+    """
+    if dependence is None or dependence.places is None:
+        return make(division)
+    sets = near_sets(dependence.places, dependence.block_buffer)
+    try:
+        return make(replace(division, together=[*division.together, *sets]))
+    except DataError as error:
+        if not sets:
+            raise
+        buffer = dependence.block_buffer
+        near = f"nearer than data.block_buffer={buffer:g}" if buffer else "of the same place"
+        raise DataError(
+            f"pictures {near} were kept together, in {len(sets):,} sets, the largest of "
+            f"{max(map(len, sets)):,} of {len(dependence.places):,} pictures, and that leaves no "
+            f"split: {error}\nChoose a smaller data.block_buffer, or data.split=spatial "
+            "data.block_size=SIZE") from error
 
 
 def _choose(samples: Samples, method: SplitMethod | None,
@@ -149,49 +181,6 @@ def _choose(samples: Samples, method: SplitMethod | None,
     return method
 
 
-def _duplicate_warnings(samples: Samples, duplicates: Sequence[Sequence[int]]) -> list[str]:
-    if not duplicates:
-        return []
-    count = sum(len(group) for group in duplicates)
-    found = [f"{count} pictures are in {len(duplicates)} sets of identical ones; each set is kept "
-             "in one part wherever the split is made here"]
-    conflicts = conflicting_labels(samples, duplicates)
-    if conflicts:
-        first = [" = ".join(samples.ids[i] for i in group) for group in conflicts]
-        found.append(f"{len(conflicts)} sets of identical pictures have conflicting labels: "
-                     f"{first_of(first, count=3)}")
-    return found
-
-
-def _near_warnings(samples: Samples, near: Sequence[Sequence[int]]) -> list[str]:
-    if not near:
-        return []
-    found = [f"{sum(map(len, near))} pictures are in {len(near)} sets of which some are copies of "
-             "others, changed a little (size, coding, flips, quarter turns, brightness, borders); "
-             "each set is kept in one part wherever the split is made here"]
-    conflicts = conflicting_labels(samples, near)
-    if conflicts:
-        first = [" = ".join(samples.ids[i] for i in group[:3]) for group in conflicts]
-        found.append(f"{len(conflicts)} of these sets have conflicting labels: "
-                     f"{first_of(first, count=3)}")
-    return found
-
-
-def _group_warnings(samples: Samples, method: SplitMethod) -> list[str]:
-    """What to say about groups, in a split that is made here."""
-    if method is SplitMethod.provided or samples.groups is None:
-        return []
-    if method is SplitMethod.stratified:
-        return [f"data.split=stratified: {len(set(samples.groups))} groups are ignored; one "
-                "group's pictures can be in several parts"]
-    if not samples.label_spec.is_exclusive:
-        return []
-    mixed = [name for name, members in group_members(samples).items()
-             if len(set(samples.labels[members].tolist())) > 1]
-    return [f"{len(mixed)} groups hold pictures of several classes, and stay together: "
-            f"{first_of(sorted(mixed), count=3)}"] if mixed else []
-
-
 def _division(samples: Samples, method: SplitMethod, seed: int, val_fraction: float,
               test_fraction: float, duplicates: Sequence[Sequence[int]]) -> Division:
     with_groups = method is not SplitMethod.stratified and samples.groups is not None
@@ -212,7 +201,8 @@ def _divide(samples: Samples, method: SplitMethod, division: Division,
     return assign(samples, units, division.shares, division.seed), []
 
 
-def _complete(samples: Samples, given: Names, division: Division) -> Names:
+def _complete(samples: Samples, given: Names, division: Division,
+              dependence: Dependence | None) -> Names:
     there, dropped = set(given) - {""}, "" in given
     if "train" not in there:
         raise DataError(f"the data's own split has {', '.join(sorted(there))} and no train part"
@@ -222,7 +212,7 @@ def _complete(samples: Samples, given: Names, division: Division) -> Names:
     _refuse_untrained(samples, given)
     if "val" in there:
         return given
-    return cut_val(samples, given, division)
+    return _by_places(dependence, division, lambda wider: cut_val(samples, given, wider))
 
 
 def _refuse_untrained(samples: Samples, given: Names) -> None:
@@ -233,23 +223,6 @@ def _refuse_untrained(samples: Samples, given: Names) -> None:
         raise DataError(f"{len(untrained)} classes have pictures in the split, but none in train: "
                         f"{first_of(first)}. Spell them alike in all parts, remove them, or make a "
                         "new split: data.split=stratified")
-
-
-def _gaps(samples: Samples, names: Names) -> list[str]:
-    there = [part for part in PARTS if (names == part).any()]
-    found = {part: lacking(samples, names, part) for part in there}
-    return [f"{len(classes)} classes have no picture in {part}: {first_of(classes)}"
-            for part, classes in found.items() if classes] + [
-        f"{len(always)} labels have no known 'no' in {part}: {first_of(always)}; what needs one, "
-        "as specificity and ROC-AUC, is not defined there"
-        for part in there if (always := _never_no(samples, names == part))]
-
-
-def _never_no(samples: Samples, inside: npt.NDArray[np.bool_]) -> list[str]:
-    if samples.label_spec.is_exclusive:
-        return []
-    counts = known_negatives(samples, np.flatnonzero(inside))
-    return [n for n, c in zip(samples.label_spec.class_names, counts, strict=True) if not c]
 
 
 def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:

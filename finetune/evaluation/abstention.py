@@ -1,6 +1,6 @@
 """Answering only where the network is sure: risk against coverage, and a threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,7 +129,8 @@ def _upper_bound(wrong: int, count: int, error: float) -> float:
 
 
 def fit_abstention(labels: np.ndarray, probabilities: np.ndarray, *, accuracy: float,
-                   folds: np.ndarray, guarantee: float | None = None) -> Abstention:
+                   folds: np.ndarray, guarantee: float | None = None,
+                   groups: Sequence[Any] | None = None) -> Abstention:
     """A threshold fitted on all given pictures, and how thresholds do on folds left out.
 
     Refused, with a reason, below 50 pictures, for multi-label and where no threshold reaches it.
@@ -140,6 +141,7 @@ def fit_abstention(labels: np.ndarray, probabilities: np.ndarray, *, accuracy: f
         accuracy: The wished accuracy of what is answered.
         folds: (N,) from `finetune.evaluation.halves.group_folds`.
         guarantee: See `choose_confidence`.
+        groups: The group of each picture, for the intervals.
 
     Raises:
         ConfigurationError: The accuracy or the guarantee can't be.
@@ -162,7 +164,7 @@ def fit_abstention(labels: np.ndarray, probabilities: np.ndarray, *, accuracy: f
         return Abstention(accuracy, threshold, guarantee)
     answered = cross_fitted(fit, lambda t, rows: confidence[rows] >= (np.inf if t is None else t),
                             folds)
-    return Abstention(accuracy, threshold, guarantee, measure_answered(right, answered))
+    return Abstention(accuracy, threshold, guarantee, measure_answered(right, answered, groups))
 
 
 def _check(accuracy: float, guarantee: float | None) -> None:
@@ -183,7 +185,7 @@ def _refused(labels: np.ndarray) -> str | None:
     return None
 
 
-def measure_answered(right: np.ndarray, answered: np.ndarray) -> dict[str, Any]:
-    """The share that is answered and the accuracy of these, with Wilson intervals."""
-    return {"answered": share(int(answered.sum()), len(answered)),
-            "accuracy": share(int((right & answered).sum()), int(answered.sum()))}
+def measure_answered(right: np.ndarray, answered: np.ndarray,
+                     groups: Sequence[Any] | None = None) -> dict[str, Any]:
+    """The share that is answered and the accuracy of these, with intervals (of groups)."""
+    return {"answered": share(answered, None, groups), "accuracy": share(right, answered, groups)}

@@ -4,7 +4,8 @@ An area is a mean over pictures to first order, so that its variance follows fro
 picture, or each group, moves it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from finetune.evaluation.proportions import wilson
 
 __all__ = [
     "Area",
+    "AreaSum",
     "area_interval",
     "area_under_roc",
     "average_precision",
@@ -114,26 +116,60 @@ def _unbiased(count: float) -> float:
     return count / (count - 1) if count > 1 else 1.0
 
 
-def mean_area(areas: list[Area]) -> Area:
-    """Mean of the areas of several classes on the same pictures.
+@dataclass
+class AreaSum:
+    """Areas of several classes on the same pictures, added one by one, so that few are in memory.
 
-    Its variance has the covariances of the classes in it: a picture is a positive of one class and
-    a negative of others. The degrees of freedom are the fewest of the classes.
+    Attributes:
+        first: The first one that was added.
+        count: How many were.
     """
-    positives = np.mean([a.of_positives * _unbiased(a.clusters[0]) ** 0.5 for a in areas], axis=0)
-    negatives = np.mean([a.of_negatives * _unbiased(a.clusters[1]) ** 0.5 for a in areas], axis=0)
-    moves = positives + negatives
-    losses = np.array([1 - a.value for a in areas])
-    squares = sum((1 - a.value) ** 2 / a.telling for a in areas if a.telling)
-    return Area(float(np.mean([a.value for a in areas])), float(moves @ moves),
-                min(a.freedom for a in areas), positives, negatives, _equal_counts(areas),
-                float(losses.sum()) ** 2 / squares if squares else 0.0)
+
+    first: Area | None = None
+    count: int = 0
+    _positives: np.ndarray | float = 0.0
+    _negatives: np.ndarray | float = 0.0
+    _rest: list[tuple[float, float, float, tuple[float, float]]] = field(default_factory=list)
+
+    def add(self, area: Area | None) -> None:
+        """Add the area of a class; nothing where it is not defined."""
+        if area is None:
+            return
+        self.first, self.count = self.first or area, self.count + 1
+        self._positives = self._positives + area.of_positives * _unbiased(area.clusters[0]) ** 0.5
+        self._negatives = self._negatives + area.of_negatives * _unbiased(area.clusters[1]) ** 0.5
+        self._rest.append((area.value, area.freedom, area.telling, area.clusters))
+
+    def mean(self) -> Area:
+        """Mean of the areas, of which there is at least one.
+
+        Its variance has the covariances of the classes in it: a picture is a positive of one class
+        and a negative of others. The degrees of freedom are the fewest of the classes.
+        """
+        positives, negatives = (np.asarray(total / self.count)
+                                for total in (self._positives, self._negatives))
+        moves = positives + negatives
+        values, freedoms, tellings, clusters = zip(*self._rest, strict=True)
+        losses = np.array([1 - value for value in values])
+        squares = sum((1 - value) ** 2 / telling
+                      for value, telling in zip(values, tellings, strict=True) if telling)
+        return Area(float(np.mean(values)), float(moves @ moves), min(freedoms), positives,
+                    negatives, _equal_counts(clusters),
+                    float(losses.sum()) ** 2 / squares if squares else 0.0)
 
 
-def _equal_counts(areas: list[Area]) -> tuple[float, float]:
+def mean_area(areas: Iterable[Area]) -> Area:
+    """Mean of the areas of several classes on the same pictures; see `AreaSum.mean`."""
+    total = AreaSum()
+    for area in areas:
+        total.add(area)
+    return total.mean()
+
+
+def _equal_counts(clusters: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Positives and negatives of one class whose area would be as certain as the mean of all."""
-    return (len(areas) ** 2 / sum(1 / a.clusters[0] for a in areas),
-            len(areas) ** 2 / sum(1 / a.clusters[1] for a in areas))
+    return (len(clusters) ** 2 / sum(1 / positives for positives, _ in clusters),
+            len(clusters) ** 2 / sum(1 / negatives for _, negatives in clusters))
 
 
 def average_precision(

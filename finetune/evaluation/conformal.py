@@ -66,7 +66,7 @@ class PredictionSets:
 
     def measure(self, labels: np.ndarray, probabilities: np.ndarray,
                 groups: Sequence[Any] | None = None, *, seed: int = 0) -> dict[str, Any]:
-        """Coverage with its Wilson interval, sizes of sets, and coverage by class.
+        """Coverage with its interval (of groups), sizes of sets, and coverage by class.
 
         ``group_coverage`` gives each group the same weight: that is what the level promises.
         """
@@ -75,13 +75,13 @@ class PredictionSets:
         units = group_numbers(groups, len(labels))
         by_group = np.bincount(units, weights=inside) / np.bincount(units)
         return {
-            "coverage": share(int(inside.sum()), len(labels)),
+            "coverage": share(inside, None, groups),
             "group_coverage": float(by_group.mean()),
-            "coverage_by_class": [share(int(inside[labels == k].sum()), int((labels == k).sum()))
+            "coverage_by_class": [share(inside, labels == k, groups)
                                   for k in range(sets.shape[1])],
             "mean_size": float(sizes.mean()),
             "sizes": np.bincount(sizes, minlength=sets.shape[1] + 1).tolist(),
-            "empty": share(int((sizes == 0).sum()), len(labels)),
+            "empty": share(sizes == 0, None, groups),
         }
 
     def to_dict(self) -> dict[str, Any]:

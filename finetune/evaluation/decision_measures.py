@@ -20,7 +20,7 @@ __all__ = ["measure_decisions"]
 def measure_decisions(decisions: Decisions, test: Predictions) -> dict[str, Any]:
     """How the decisions do on pictures that they were not fitted on; plain values for JSON.
 
-    Intervals of shares are Wilson's, of independent pictures.
+    Intervals of shares are Wilson's; where there are groups, at the effective number of pictures.
 
     Raises:
         DataError: There are no pictures, or they have other classes.
@@ -57,7 +57,7 @@ def _measured_calibration(decisions: Decisions, test: Predictions,
     for name, odds in {"before": raw, "after": done["probabilities"]}.items():
         result[name] = {"log_loss": float(losses[name][told].mean()) if told.any() else None,
                         "brier": _brier(test.labels, odds) if told.any() else None,
-                        "reliability": reliability_diagram(test.labels, odds, names)}
+                        "reliability": reliability_diagram(test.labels, odds, names, test.groups)}
     if told.any():
         units = group_numbers(test.groups, len(test))[told]
         gain, error = mean_and_error((losses["before"] - losses["after"])[told], units)
@@ -78,7 +78,7 @@ def _measured_points(points: Sequence[OperatingPoint], said: Sequence[np.ndarray
     return [{"class": point.class_name, "target": point.target, "wish": point.wish,
              "threshold": point.threshold, "unstable": point.unstable, "reason": point.reason,
              **({} if positive is None else
-                measure_answers(outcomes(test.labels, point.place), positive))}
+                measure_answers(outcomes(test.labels, point.place), positive, test.groups))}
             for point, positive in zip(points, said, strict=True)]
 
 
@@ -91,5 +91,5 @@ def _measured_abstention(decisions: Decisions, test: Predictions,
     if done["answered"] is not None and decisions.abstention is not None:
         result |= {"wish": decisions.abstention.accuracy,
                    "threshold": decisions.abstention.threshold,
-                   **measure_answered(right, done["answered"])}
+                   **measure_answered(right, done["answered"], test.groups)}
     return result

@@ -167,7 +167,7 @@ def fit_decisions(val: Predictions, *, settings: DecisionSettings, biased_traini
         randomised=settings.sets_randomised, class_names=val.label_spec.class_names)
     abstention = None if settings.answered_accuracy is None else fit_abstention(
         part.labels, odds, accuracy=settings.answered_accuracy, folds=folds,
-        guarantee=settings.guarantee)
+        guarantee=settings.guarantee, groups=part.groups)
     said = [_instability(val) if halves is None else "", calibration.reason,
             *(f"{p.target} of {p.class_name}: {p.reason}" for p in points if p.reason),
             sets.reason if sets else "", abstention.reason if abstention else ""]
@@ -228,7 +228,7 @@ def _points(part: Predictions, odds: np.ndarray, settings: DecisionSettings,
         wishes["f1"] = None
     return tuple(
         fit_operating_point(part.labels, odds, class_name=name, target=target, wish=wish,
-                            place=spec.class_names.index(name), folds=folds)
+                            place=spec.class_names.index(name), folds=folds, groups=part.groups)
         for target, wish in wishes.items() for name in names)
 
 

@@ -42,7 +42,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Answers:
-    """Truth (N, K) with NaN, answers (N, K) bool, probabilities (N, K), clusters (N,) or None."""
+    """Of N pictures and K classes.
+
+    Attributes:
+        truth: (N, K) bool, or 0, 1 and NaN = unknown.
+        predicted: (N, K) bool.
+        probabilities: (N, K).
+        clusters: (N,) numbers of groups, or None.
+        spec: What the labels are.
+    """
 
     truth: np.ndarray
     predicted: np.ndarray
@@ -110,7 +118,7 @@ def _counts_of_classes(answers: Answers, there: np.ndarray) -> list[tuple[str, i
     """(unit, how many are needed, (K,) how many each class has) of pictures, and of groups."""
     found = [("", FEW_PICTURES, there.sum(axis=0))]
     if answers.clusters is not None:
-        sums = cluster_sums(there.astype(float), answers.clusters)
+        sums = cluster_sums(there.astype(np.int8), answers.clusters)
         found.append(("groups with ", FEW_CLUSTERS, np.diff(sums.tocsc().indptr)))
     return found
 

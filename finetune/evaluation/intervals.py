@@ -6,7 +6,7 @@ says what is wrong with an interval that is not reliable. ``effective_n`` is how
 pictures a proportion rests on, ``clusters`` how many groups any metric rests on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ import numpy as np
 from finetune.evaluation.agreement import agreement, mean_f1
 from finetune.evaluation.auc_intervals import (
     Area,
+    AreaSum,
     area_interval,
     area_under_roc,
     average_precision,
-    mean_area,
     precision_interval,
 )
+from finetune.evaluation.bootstrap import CHUNK
 from finetune.evaluation.calibration_error import calibration_error
 from finetune.evaluation.entries import (
     FEW_PICTURES,
@@ -84,19 +85,23 @@ def _block(labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray |
         truth = np.asarray(labels, float)
     else:
         predicted = np.eye(width, dtype=bool)[probabilities.argmax(axis=1)]
-        truth = np.eye(width)[labels]
+        truth = np.eye(width, dtype=bool)[labels]
     answers = Answers(truth, predicted, probabilities, clusters, spec)
-    areas = [_class_areas(answers, place) for place in range(width)]
-    found = {"per_class": {name: _class_block(answers, place, areas[place], setting)
-                           for place, name in enumerate(spec.class_names)},
-             **_mean_areas(answers, areas, metrics, setting)}
+    sums, by_class = (AreaSum(), AreaSum()), {}
+    for place, name in enumerate(spec.class_names):
+        areas = _class_areas(answers, place)
+        by_class[name] = _class_block(answers, place, areas, setting)
+        for total, area in zip(sums, areas, strict=True):
+            total.add(area)
+    found = {"per_class": by_class, **_mean_areas(answers, sums, metrics, setting)}
     overall = _several if spec.kind is LabelKind.multi else _single
     found |= overall(answers, labels, metrics, setting)
     return {key: found[key] for key in metrics if key in found}
 
 
 def _class_areas(answers: Answers, place: int) -> tuple[Area | None, Area | None]:
-    arguments = answers.truth[:, place], answers.probabilities[:, place], answers.clusters
+    truth, scores = answers.truth[:, place].astype(float), answers.probabilities[:, place]
+    arguments = truth, scores, answers.clusters
     return area_under_roc(*arguments), average_precision(*arguments)
 
 
@@ -118,18 +123,18 @@ def _class_block(answers: Answers, place: int, areas: tuple[Area | None, Area | 
     return found
 
 
-def _mean_areas(answers: Answers, areas: list[tuple[Area | None, Area | None]],
+def _mean_areas(answers: Answers, sums: tuple[AreaSum, AreaSum],
                 metrics: Mapping[str, Any], setting: Setting) -> dict[str, Entry]:
     """Macro ROC-AUC and average precision, with the covariances of the classes."""
     found = {}
     for place, (name, interval) in enumerate((("roc_auc", area_interval),
                                               ("average_precision", precision_interval))):
-        there = [area for pair in areas if (area := pair[place]) is not None]
-        if metrics.get(name) is None or not there:
+        first, count = sums[place].first, sums[place].count
+        if metrics.get(name) is None or first is None:
             found[name] = undefined()
             continue
         both_the_same = answers.spec.is_binary and name == "roc_auc"
-        area = there[0] if both_the_same or len(there) == 1 else mean_area(there)
+        area = first if both_the_same or count == 1 else sums[place].mean()
         why = rarest(answers) + few_units(answers, answers.units)
         found[name] = area_of(answers, area, interval, why, setting)
         found[name]["clusters"] = grouped(answers, answers.units)
@@ -156,8 +161,17 @@ def _single(answers: Answers, labels: np.ndarray, metrics: Mapping[str, Any],
 
 def _in_top(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Whether the label is among the k likeliest, ties broken as scikit-learn does."""
-    order = np.argsort(probabilities, axis=1, kind="stable")[:, ::-1][:, :k]
-    return np.asarray((order == labels[:, None]).any(axis=1))
+    found = np.empty(len(labels), bool)
+    for rows in _rows(probabilities):
+        order = np.argsort(probabilities[rows], axis=1, kind="stable")[:, ::-1][:, :k]
+        found[rows] = (order == labels[rows, None]).any(axis=1)
+    return found
+
+
+def _rows(values: np.ndarray) -> Iterator[slice]:
+    """All rows, as many at a time as hold CHUNK values."""
+    step = max(1, CHUNK // values.shape[1])
+    return (slice(start, start + step) for start in range(0, len(values), step))
 
 
 def _positive(answers: Answers, name: str, setting: Setting) -> dict[str, Entry]:
@@ -173,7 +187,9 @@ def _losses(answers: Answers, labels: np.ndarray) -> Losses:
     """For each mean, its sum over each picture and how many values that sums."""
     epsilon = np.finfo(np.float64).eps
     likely = answers.probabilities[np.arange(len(labels)), labels].clip(epsilon, 1 - epsilon)
-    squares = ((answers.probabilities - answers.truth) ** 2).sum(axis=1)
+    squares = np.concatenate([
+        ((answers.probabilities[rows] - answers.truth[rows]) ** 2).sum(axis=1)
+        for rows in _rows(answers.truth)])
     half = 2 if answers.spec.output_width <= 2 else 1
     one = np.ones(len(labels))
     losses = {"log_loss": (-np.log(likely), one), "brier": (squares / half, one)}

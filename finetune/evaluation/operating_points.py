@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune.errors import ConfigurationError
 from finetune.evaluation.halves import cross_fitted
-from finetune.evaluation.shares import mean_and_error, share
+from finetune.evaluation.shares import group_numbers, mean_and_error, share
 
 __all__ = ["MIN_CASES", "TARGETS", "CostRule", "OperatingPoint", "choose_threshold",
            "fit_operating_point", "measure_answers", "outcomes"]
@@ -92,7 +92,7 @@ def choose_threshold(truth: np.ndarray, scores: np.ndarray, *, target: str,
 
 def fit_operating_point(
     labels: np.ndarray, probabilities: np.ndarray, *, class_name: str, place: int, target: str,
-    wish: float | None, folds: np.ndarray,
+    wish: float | None, folds: np.ndarray, groups: Sequence[Any] | None = None,
 ) -> OperatingPoint:
     """A threshold fitted on all given pictures, and how thresholds do on folds left out.
 
@@ -104,6 +104,7 @@ def fit_operating_point(
         target: One of `TARGETS`.
         wish: 0 to 1; F1 has none: its threshold is that of the best one.
         folds: (N,) from `finetune.evaluation.halves.group_folds`.
+        groups: The group of each picture, for the intervals.
 
     Raises:
         ConfigurationError: The target isn't known, the wish is not within 0 to 1, or F1 has one.
@@ -112,6 +113,7 @@ def fit_operating_point(
     truth = outcomes(labels, place)
     known = ~np.isnan(truth)
     truth, scores, folds = truth[known] == 1, probabilities[known, place], folds[known]
+    units = None if groups is None else group_numbers(groups, len(known))[known]
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         return OperatingPoint(class_name, place, target, wish, None, reason=(
@@ -124,7 +126,7 @@ def fit_operating_point(
     reason = (f"{positives} positive and {negatives} negative validation pictures; below "
               f"{MIN_CASES} a threshold is unstable") if few else ""
     return OperatingPoint(class_name, place, target, wish, threshold,
-                          _crossed(truth, scores, target, wish, folds), few, reason)
+                          _crossed(truth, scores, target, wish, folds, units), few, reason)
 
 
 def _check(target: str, wish: float | None) -> None:
@@ -140,7 +142,7 @@ def _check(target: str, wish: float | None) -> None:
 
 
 def _crossed(truth: np.ndarray, scores: np.ndarray, target: str, wish: float | None,
-             folds: np.ndarray) -> dict[str, Any] | None:
+             folds: np.ndarray, units: np.ndarray | None) -> dict[str, Any] | None:
     """None where the known pictures lie in a single fold: nothing can be left out."""
     if len(np.unique(folds)) < 2:
         return None
@@ -150,7 +152,7 @@ def _crossed(truth: np.ndarray, scores: np.ndarray, target: str, wish: float | N
         return np.inf if found is None else found
 
     said = cross_fitted(fit, lambda threshold, rows: scores[rows] >= threshold, folds)
-    return measure_answers(truth, said)
+    return measure_answers(truth, said, units)
 
 
 def outcomes(labels: np.ndarray, place: int) -> np.ndarray:
@@ -159,14 +161,15 @@ def outcomes(labels: np.ndarray, place: int) -> np.ndarray:
     return np.asarray(found.astype(np.float64))
 
 
-def measure_answers(truth: np.ndarray, said: np.ndarray) -> dict[str, Any]:
-    """Counts, shares with Wilson intervals, and F1; (N,) truth is 0, 1 or NaN."""
-    known = ~np.isnan(truth.astype(np.float64))
-    truth, said = truth[known].astype(bool), said[known]
-    tp, fp = int((truth & said).sum()), int((~truth & said).sum())
-    fn, tn = int(truth.sum()) - tp, int((~truth).sum()) - fp
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn, "sensitivity": share(tp, tp + fn),
-            "specificity": share(tn, tn + fp), "precision": share(tp, tp + fp),
+def measure_answers(truth: np.ndarray, said: np.ndarray,
+                    groups: Sequence[Any] | np.ndarray | None = None) -> dict[str, Any]:
+    """Counts, shares with intervals (of groups where there are), and F1; truth is 0, 1 or NaN."""
+    yes, no = truth == 1, truth == 0  # an unknown one is neither
+    tp, fp = int((yes & said).sum()), int((no & said).sum())
+    fn, tn = int(yes.sum()) - tp, int(no.sum()) - fp
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn, "sensitivity": share(said, yes, groups),
+            "specificity": share(~said, no, groups),
+            "precision": share(yes, said & (yes | no), groups),
             "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None}
 
 

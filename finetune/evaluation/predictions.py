@@ -56,8 +56,10 @@ class Predictions:
         logits = self.logits.astype(np.float64)
         if self.label_spec.kind is LabelKind.multi:
             return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        logits -= logits.max(axis=1, keepdims=True)  # in place: of many classes a copy is large
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=1, keepdims=True)
+        return logits
 
     def save(self, path: Path) -> Path:
         """Write an ``.npz`` file atomically; it holds no pickled objects."""

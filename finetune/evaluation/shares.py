@@ -5,22 +5,31 @@ from typing import Any
 
 import numpy as np
 
+from finetune.evaluation.proportions import count_proportion
+
 __all__ = ["group_numbers", "mean_and_error", "share"]
 
 
-def share(part: int, whole: int) -> dict[str, Any]:
-    """A share with its counts and its 95 % Wilson interval; ``None`` where there is nothing.
+def share(hits: np.ndarray, counted: np.ndarray | None = None,
+          groups: Sequence[Any] | np.ndarray | None = None) -> dict[str, Any]:
+    """A share with its counts and its 95 % interval; ``None`` where nothing is counted.
 
-    The interval takes the pictures as independent: with groups it is too narrow.
+    The interval is Wilson's, its ends corrected; with groups at the effective number of pictures,
+    as for metrics (`finetune.evaluation.proportions`).
+
+    Args:
+        hits: (N,) bool; those that are not counted are left out.
+        counted: (N,) bool; all where it is not given.
+        groups: The group of each of the N pictures.
     """
+    counts = np.ones(len(hits), bool) if counted is None else counted
     result: dict[str, Any] = {"value": None, "low": None, "high": None,
-                              "part": int(part), "whole": int(whole)}
-    if whole:
-        from scipy.stats import binomtest
-
-        interval = binomtest(int(part), int(whole)).proportion_ci(method="wilson")
-        result |= {"value": int(part) / int(whole), "low": float(interval.low),
-                   "high": float(interval.high)}
+                              "part": int((hits & counts).sum()), "whole": int(counts.sum())}
+    clusters = None if groups is None else group_numbers(groups, len(hits))
+    found = count_proportion(hits, counts, clusters)
+    if found is not None:
+        low, high = found.interval()
+        result |= {"value": found.value, "low": low, "high": high}
     return result
 
 
