@@ -16,7 +16,7 @@ from finetune.config import DataConfig, SplitChoice
 from finetune.console import progress_bar, say, table
 from finetune.data.audit import find_faults, same_units, tables
 from finetune.data.cue_words import MOST_CLASSES
-from finetune.data.cues import cues_of, glance_at
+from finetune.data.cues import cues_of
 from finetune.data.descriptors import describe_pictures
 from finetune.data.findings import Collection, Finding, Level
 from finetune.data.hashing import Descriptors
@@ -162,12 +162,8 @@ def _cues(samples: Samples, facts: Sequence[PictureFacts],
     if samples.label_spec.kind is not LabelKind.single:
         return []
     sample = choose_sample(samples.ids, samples.labels)
-    with _bar("looking for shortcuts", len(sample)) as done:
-        glances = glance_at(samples.source, [samples.ids[i] for i in sample], threads=_THREADS,
-                            progress=done)
-    sizes = [samples.source.stamp(name)[0] for name in samples.ids]
-    cues = cues_of(samples.ids, facts, sizes, sample, glances)
-    with _bar("permuting labels", PERMUTATIONS) as done:
+    cues = cues_of(samples.ids, facts)
+    with _bar("looking for shortcuts", PERMUTATIONS) as done:
         return find_shortcuts(cues, samples.labels, same_units(samples, together),
                               samples.label_spec.class_names, sample=sample, progress=done)
 

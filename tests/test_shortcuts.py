@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from finetune.data.cue_words import tell, tell_by_class
-from finetune.data.cues import Cue, CueKind, cues_of, glance_at
+from finetune.data.cues import Cue, CueKind, cues_of
 from finetune.data.samples import FolderSource
 from finetune.data.scanning import scan_pictures
 from finetune.data.shortcuts import (
@@ -149,8 +149,7 @@ def test_cues_are_read_from_files(pictures):
     source = FolderSource(str(folder))
     facts = scan_pictures(source, ids)
     every = list(range(len(ids)))
-    cues = {c.name: c for c in cues_of(ids, facts, [source.stamp(i)[0] for i in ids], every,
-                                       glance_at(source, ids))}
+    cues = {c.name: c for c in cues_of(ids, facts)}
     assert set(cues) == {"colour mode", "picture size", "file format", "JPEG compression",
                          "colours", "brightness", "border colours", "corner patches", "file size",
                          "name pattern", "number in the name"}
@@ -170,8 +169,7 @@ def test_cues_that_do_not_vary_are_left_out_and_broken_files_have_no_glance(tmp_
         cv2.imwrite(str(tmp_path / name), picture)
     (tmp_path / "a3.png").write_bytes(b"no picture")
     source = FolderSource(str(tmp_path))
-    assert glance_at(source, ["a3.png"]) == [None]
-    facts = scan_pictures(source, ["a1.png", "a2.png"])
-    cues = cues_of(["a1.png", "a2.png"], facts, [9, 9], [0, 1],
-                   glance_at(source, ["a1.png", "a2.png"]))
+    facts = scan_pictures(source, ["a1.png", "a2.png", "a3.png"])
+    assert [f.glance is None for f in facts] == [False, False, True]
+    cues = cues_of(["a1.png", "a2.png"], facts[:2])
     assert [c.name for c in cues] == ["number in the name"]
