@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "files", "specs"},
     {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition", "rehearsal"},
-    {"training", "evaluation", "run_directory", "likeness", "looks"},
+    {"training", "evaluation", "run_directory", "likeness", "looks", "shortcuts"},
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
@@ -32,7 +32,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing"}
+               "auditing", "shortcuts"}
 
 
 def unit(path):

@@ -23,7 +23,8 @@ def cells_of(cue: Cue, rows: npt.NDArray[np.int64], *, classes: int) -> Cells:
     """(M, F) for each picture and column the number of a cell.
 
     Cells of numbers hold about the same number of pictures; a value that fills one alone has its
-    own, and so has what is unknown. Labels play no part.
+    own, and so has what is unknown. Several numbers come with their principal components: of red,
+    green and blue, these are about the brightness and two colours. Labels play no part.
 
     Args:
         cue: Words or numbers.
@@ -38,7 +39,19 @@ def cells_of(cue: Cue, rows: npt.NDArray[np.int64], *, classes: int) -> Cells:
     assert cue.numbers is not None
     values = np.where((where >= 0)[:, None], cue.numbers[where], np.nan)
     count = int(np.clip(len(rows) // (_EACH * classes), FEWEST, MOST))
-    return np.column_stack([_of_numbers(column, count) for column in values.T])
+    return np.column_stack([_of_numbers(column, count) for column in _turned(values).T])
+
+
+def _turned(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The columns, and for several their principal components."""
+    known = np.isfinite(values).all(axis=1)
+    if values.shape[1] < 2 or known.sum() < 2:
+        return values
+    own = values[known] - values[known].mean(axis=0)
+    own /= np.maximum(own.std(axis=0), 1e-9)
+    components = np.full_like(values, np.nan)
+    components[known] = own @ np.linalg.svd(own, full_matrices=False)[2].T
+    return np.column_stack([values, components])
 
 
 def _of_words(words: npt.NDArray[np.str_], known: npt.NDArray[np.bool_]) -> Cells:

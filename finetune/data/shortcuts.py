@@ -18,7 +18,7 @@ from finetune.data.cue_words import tell, tell_by_class
 from finetune.data.cues import Cue, CueKind
 
 __all__ = ["CueResult", "Verdict", "choose_sample", "find_shortcuts", "mean_recall_interval",
-           "raise_by_gain"]
+           "raise_by_gain", "told_alone"]
 
 FOLDS, PERMUTATIONS = 5, 99
 ALPHA = 0.05          # for the largest of all cues: one false alarm in 20 collections at most
@@ -147,6 +147,14 @@ def raise_by_gain(results: Sequence[CueResult], model_gain: float | None) -> lis
               for r in results]
     rank = list(Verdict).index
     return sorted(raised, key=lambda r: (rank(r.verdict), -r.balanced_accuracy, r.name))
+
+
+def told_alone(result: CueResult) -> str:
+    """The measure in words, such as ``told from it alone: balanced accuracy 0.47 …``."""
+    low, high = result.interval
+    return (f"told from it alone: balanced accuracy {result.balanced_accuracy:.2f} (95 % interval "
+            f"{low:.2f} to {high:.2f}, chance {result.chance:.2f}, permutation p "
+            f"{result.p_value:.2g})")
 
 
 def _is_half(result: CueResult, model_gain: float | None) -> bool:
