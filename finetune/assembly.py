@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +115,8 @@ def assemble_data(config: Config, root: str, *,
     notes += [*split.warnings, *likeness_warnings(likeness, split.names.tolist(), samples.ids)]
     cues = find_cues(data.shortcuts, samples, facts, [
         *duplicates, *near_duplicate_groups(likeness.pairs, len(samples))]) if with_cues else []
-    return Data(samples, split, [replace(fact, glance=None) for fact in facts], duplicates, skipped,
-                channels, dtype, [*warnings, *notes, *shortcut_warnings(cues)], likeness, cues)
+    return Data(samples, split, facts, duplicates, skipped, channels, dtype,
+                [*warnings, *notes, *shortcut_warnings(cues)], likeness, cues)
 
 
 def read_labelled(data: DataConfig, root: str) -> tuple[Samples, list[str]]:

@@ -1,6 +1,7 @@
 """What a look into one file tells beside its content: how it is stored, its border, its colours."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -67,15 +68,13 @@ def glance_at(name: str, content: bytes, pixels: npt.NDArray[Any]) -> Glance:
                       pixels.dtype == np.uint8 and channels >= 3 and _is_grey(first)))
 
 
-def parse_glance(values: dict[str, Any]) -> Glance:
-    """From plain values, as `dataclasses.asdict` gives them.
+def parse_glance(values: Sequence[Any]) -> Glance:
+    """From plain values in the order of the fields, as `dataclasses.astuple` gives them.
 
     Raises:
-        TypeError: There are others.
-        KeyError: Some are missing.
+        TypeError: There are more or fewer.
     """
-    return Glance(**values | {"border": tuple(values["border"]),
-                              "corners": tuple(values["corners"])})
+    return Glance(*(tuple(v) if isinstance(v, list) else v for v in values))
 
 
 def _short(value: float) -> float:

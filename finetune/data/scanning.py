@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -214,11 +214,15 @@ def _parse(text: str) -> PictureFacts:
                                     "glance": parse_glance(values["glance"])})
 
 
+def _plain(facts: PictureFacts) -> dict[str, Any]:
+    return asdict(facts) | {"glance": facts.glance and astuple(facts.glance)}
+
+
 def _store(cache: Path | None, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
     if cache is None or not rows:
         return
     edition = _edition()  # slow: not for every row
-    made = [(os.fsencode(source), *key, edition, json.dumps(asdict(facts)))
+    made = [(os.fsencode(source), *key, edition, json.dumps(_plain(facts)))
             for key, facts in rows]
     try:
         cache.mkdir(parents=True, exist_ok=True)
