@@ -138,7 +138,7 @@ ELSEWHERE = {  # seen best where they act
         "calibration", "sensitivity", "specificity", "precision", "best_f1", "costs", "set_level",
         "set_method", "sets_by_class", "sets_randomised", "answered_accuracy", "guarantee")),
         "test_results.py"),
-    "data.near_duplicates": "test_likeness.py",
+    "data.near_duplicates": "test_likeness.py", "data.shortcuts": "test_shortcut_runs.py",
     "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
     "data.duplicates": "test_splits.py",
     "data.waiver": "test_run.py", "data.subgroup_columns": "test_subgroups.py",
