@@ -7,9 +7,12 @@ import pytest
 from finetune import run as run_module
 from finetune.assembly import assemble_data
 from finetune.composition import compose
+from finetune.data.cues import CueKind
+from finetune.data.shortcuts import CueResult, Verdict
 from finetune.errors import InputError
 from finetune.run import fit, resume
 from finetune.run_directory import RunDirectory
+from finetune.shortcuts import gain_warnings, weigh_cues
 
 SMALL = ["model.name=resnet10t", "model.weights=null", "data.image_size=32", "data.batch_size=16",
          "data.workers=0", "training.epochs=1", "tracking.mode=disabled", "device=cpu",
@@ -92,16 +95,16 @@ def test_content_is_a_note_at_first_and_a_shortcut_beside_a_model_that_does_litt
     assert not any("shortcut" in text for text in assembled(tmp_path / "set").warnings)
 
 
-def test_content_far_below_the_model_stays_a_note(tmp_path, monkeypatch, without_pages):
-    folder = fill(tmp_path / "set", "plain")
-    random = np.random.default_rng(3)
-    for path in sorted(folder.glob("*/*.png")):  # some of the dogs are brighter
-        if path.parent.name == "dog" and random.random() < 0.35:
-            cv2.imwrite(str(path), cv2.add(cv2.imread(str(path)), (30, 30, 30, 0)))
-    as_good_as(monkeypatch, 1.0)
-    run = trained(folder, tmp_path)
-    assert rows_of(run)["brightness"]["level"] == "note"
-    assert not any("shortcut" in text for text in run.environment["warnings"])
+@pytest.mark.parametrize(("model", "level", "share"), [(0.95, "note", 4 / 9),
+                                                       (0.88, "shortcut", 0.2 / 0.38)])
+def test_content_is_raised_from_half_of_the_models_gain(model, level, share):
+    cue = CueResult("brightness", CueKind.content, Verdict.note, 0.7, (0.6, 0.8), 0.5, 0.01, 60,
+                    60, "words")
+    values = {"balanced_accuracy": model, "per_class": {
+        "cat": {"support": 9}, "dog": {"support": 9}, "absent": {"support": 0}}}
+    (row,) = weigh_cues([cue], values)
+    assert row["level"] == level and row["share_of_gain"] == pytest.approx(share)
+    assert bool(gain_warnings([row], values, "test")) == (level == "shortcut")
 
 
 def test_pictures_without_a_shortcut_raise_no_alarm(tmp_path):

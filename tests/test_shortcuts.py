@@ -107,7 +107,7 @@ def test_a_colour_of_the_border_is_told_whatever_its_brightness():
     bright = np.random.default_rng(8).uniform(40, 200, 120)
     border = np.column_stack([bright + 6 * LABELS, bright, bright - 6 * LABELS])
     cue = Cue("border colours", CueKind.content, ROWS, numbers=border, columns=("r", "g", "b"))
-    assert measured(cue)["border colours"].balanced_accuracy > 0.9
+    assert measured(cue)["border colours"].balanced_accuracy > 0.8
 
 
 def test_with_many_classes_fewer_permutations_are_made():
