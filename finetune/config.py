@@ -255,7 +255,7 @@ class DataConfig:
     unreadable: Unreadable = Unreadable.fail
     duplicates: Duplicates = Duplicates.refuse
     near_duplicates: NearDuplicates = NearDuplicates.guard  # guard: as identical ones
-    shortcuts: Shortcuts = Shortcuts.warn  # ignore: not looked for, about 0.3 s
+    shortcuts: Shortcuts = Shortcuts.warn  # ignore: nothing is looked for
     waiver: str | None = None  # the reason for duplicates=allow; printed in the report
 
     @property
