@@ -30,7 +30,6 @@ from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, InputError, first_of
 from finetune.files import write_json
 from finetune.report.audit_page import write_audit_page
-from finetune.specs import LabelKind
 
 __all__ = ["audit", "collect", "write_fixed_splits"]
 
@@ -139,7 +138,7 @@ def _printable(name: str) -> str:
 def _left_out(samples: Samples, near: bool) -> list[str]:
     told = [] if near else ["near-duplicates, blank and outlying pictures were not looked for "
                             "(--no-near)"]
-    if samples.label_spec.kind is not LabelKind.single:
+    if not samples.label_spec.is_exclusive:
         told.append("shortcuts were not looked for: pictures have several labels")
     return told
 
@@ -159,7 +158,7 @@ def _near(samples: Samples, facts: Sequence[PictureFacts], duplicates: Sequence[
 
 def _cues(samples: Samples, facts: Sequence[PictureFacts],
           together: Sequence[Sequence[int]]) -> list[CueResult]:
-    if samples.label_spec.kind is not LabelKind.single:
+    if not samples.label_spec.is_exclusive:
         return []
     sample = choose_sample(samples.ids, samples.labels)
     cues = cues_of(samples.ids, facts)

@@ -20,7 +20,6 @@ from finetune.data.shortcuts import (
     raise_by_gain,
     told_alone,
 )
-from finetune.specs import LabelKind
 
 __all__ = ["find_cues", "gain_warnings", "shortcut_warnings", "weigh_cues"]
 
@@ -35,7 +34,7 @@ def find_cues(wanted: Shortcuts, samples: Samples, facts: Sequence[PictureFacts]
         facts: Theirs, from scanning; no file is read again.
         together: Sets of pictures that are copies of each other; groups are known of ``samples``.
     """
-    if wanted is Shortcuts.ignore or samples.label_spec.kind is LabelKind.multi:
+    if wanted is Shortcuts.ignore or not samples.label_spec.is_exclusive:
         return []
     return find_shortcuts(
         cues_of(samples.ids, facts), samples.labels, same_units(samples, together),
