@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.config import Config, DataConfig, FreezingPolicy, Loss, NormStatistics, Unreadable
+from finetune.data.near_duplicates import near_duplicate_groups
 from finetune.data.picture_paths import near_folder
 from finetune.data.samples import Samples, read_samples, read_splits_file
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
+from finetune.data.shortcuts import CueResult
 from finetune.data.splits import Split
 from finetune.dividing import divide
 from finetune.errors import ConfigurationError, DataError, first_of
 from finetune.evaluation.subgroups import choose_columns
 from finetune.likeness import Likeness, find_likeness, likeness_warnings
+from finetune.shortcuts import find_cues, shortcut_warnings
 from finetune.specs import Dtype, InputSpec, LabelKind, OrdinalLink
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class Data:
     dtype: Dtype
     warnings: list[str]
     likeness: Likeness = field(default_factory=Likeness)  # pictures that are nearly the same
+    cues: list[CueResult] = field(default_factory=list)  # what the label can be told from
 
     def part(self, name: str) -> Samples:
         """The samples of ``train``, ``val`` or ``test``, in the order of their ids."""
@@ -84,8 +88,12 @@ def cache_folder() -> Path:
 
 def assemble_data(config: Config, root: str, *,
                   progress: Callable[[int], object] | None = None,
-                  comparing: Callable[[int, int], object] | None = None) -> Data:
+                  comparing: Callable[[int, int], object] | None = None,
+                  with_cues: bool = False) -> Data:
     """Read, check and divide the pictures under ``root``; two kinds of progress may be shown.
+
+    ``with_cues`` measures what the label can be told from without content, as ``data.shortcuts``
+    has it.
 
     Raises:
         DataError: Broken pictures, leaks, classes too small, and so on.
@@ -105,8 +113,10 @@ def assemble_data(config: Config, root: str, *,
     split = divide(data, samples, duplicates, likeness.groups)
     channels, dtype, notes = _common_form(samples.ids, facts, data.channels)
     notes += [*split.warnings, *likeness_warnings(likeness, split.names.tolist(), samples.ids)]
+    cues = find_cues(data.shortcuts, samples, facts, [
+        *duplicates, *near_duplicate_groups(likeness.pairs, len(samples))]) if with_cues else []
     return Data(samples, split, facts, duplicates, skipped, channels, dtype,
-                [*warnings, *notes], likeness)
+                [*warnings, *notes, *shortcut_warnings(cues)], likeness, cues)
 
 
 def read_labelled(data: DataConfig, root: str) -> tuple[Samples, list[str]]:

@@ -16,7 +16,7 @@ from finetune.config import DataConfig, Duplicates, SplitChoice
 from finetune.console import progress_bar, say, table
 from finetune.data.audit import find_faults, same_units, tables
 from finetune.data.cue_words import MOST_CLASSES
-from finetune.data.cues import cues_of, glance_at
+from finetune.data.cues import cues_of
 from finetune.data.descriptors import describe_pictures
 from finetune.data.findings import Collection, Finding, Level
 from finetune.data.hashing import Descriptors
@@ -31,7 +31,6 @@ from finetune.dividing import divide, places_of
 from finetune.errors import ConfigurationError, DataError, InputError, first_of
 from finetune.files import write_json
 from finetune.report.audit_page import write_audit_page
-from finetune.specs import LabelKind
 
 __all__ = ["audit", "collect", "write_fixed_splits"]
 
@@ -141,7 +140,7 @@ def _printable(name: str) -> str:
 def _left_out(samples: Samples, near: bool) -> list[str]:
     told = [] if near else ["near-duplicates, blank and outlying pictures were not looked for "
                             "(--no-near)"]
-    if samples.label_spec.kind is not LabelKind.single:
+    if not samples.label_spec.is_exclusive:
         told.append("shortcuts were not looked for: pictures have several labels")
     return told
 
@@ -161,15 +160,11 @@ def _near(samples: Samples, facts: Sequence[PictureFacts], duplicates: Sequence[
 
 def _cues(samples: Samples, facts: Sequence[PictureFacts],
           together: Sequence[Sequence[int]]) -> list[CueResult]:
-    if samples.label_spec.kind is not LabelKind.single:
+    if not samples.label_spec.is_exclusive:
         return []
     sample = choose_sample(samples.ids, samples.labels)
-    with _bar("looking for shortcuts", len(sample)) as done:
-        glances = glance_at(samples.source, [samples.ids[i] for i in sample], threads=_THREADS,
-                            progress=done)
-    sizes = [samples.source.stamp(name)[0] for name in samples.ids]
-    cues = cues_of(samples.ids, facts, sizes, sample, glances)
-    with _bar("permuting labels", PERMUTATIONS) as done:
+    cues = cues_of(samples.ids, facts)
+    with _bar("looking for shortcuts", PERMUTATIONS) as done:
         return find_shortcuts(cues, samples.labels, same_units(samples, together),
                               samples.label_spec.class_names, sample=sample, progress=done)
 

@@ -14,7 +14,8 @@ __all__ = ["CacheFeatures", "CalibrationKind", "ClassWeights", "Config", "DataCo
            "FreezingPolicy", "Head", "Loss", "MemoryFormat", "ModelConfig", "NearDuplicates",
            "NormStatistics",
            "OptimizerConfig", "Pack", "Phase", "Precision", "Sampling", "Schedule",
-           "ScheduleConfig", "SetMethod", "SplitChoice", "TrackingConfig", "TrackingMode",
+           "ScheduleConfig", "SetMethod", "Shortcuts", "SplitChoice", "TrackingConfig",
+           "TrackingMode",
            "TrainingConfig", "Unreadable", "text_fields"]
 
 
@@ -59,6 +60,13 @@ class NearDuplicates(StrEnum):
     """What pictures that are copies of each other, changed a little, count as."""
 
     guard = "guard"
+    warn = "warn"
+    ignore = "ignore"
+
+
+class Shortcuts(StrEnum):
+    """What is done about labels that can be told without looking at content."""
+
     warn = "warn"
     ignore = "ignore"
 
@@ -257,6 +265,7 @@ class DataConfig:
     unreadable: Unreadable = Unreadable.fail
     duplicates: Duplicates = Duplicates.refuse
     near_duplicates: NearDuplicates = NearDuplicates.guard  # guard: as identical ones
+    shortcuts: Shortcuts = Shortcuts.warn  # ignore: nothing is looked for
     waiver: str | None = None  # the reason for duplicates=allow; printed in the report
 
     @property

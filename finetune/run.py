@@ -59,6 +59,7 @@ from finetune.report.html import write_report
 from finetune.results import check_wishes, decide, for_selection, measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.selection import best_epoch, is_exhausted, patience_epochs
+from finetune.shortcuts import gain_warnings, weigh_cues
 from finetune.specs import InputSpec
 from finetune.starting import decay_to_start, keep_start, keep_start_classifier
 from finetune.training.checkpoints import (
@@ -102,7 +103,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         # Data: read every picture once, divide, check.
         start = start or session.start_run
         signals.run = run or (start(config) if replaced is not None else None)
-        data = _read_data(config, signals.run)
+        data = _read_data(config, signals.run, with_cues=True)
         refuse_other_data(data, before)
         spec_labels = data.samples.label_spec
         metric = select_metric(config, spec_labels)
@@ -184,7 +185,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         return run
 
 
-def _read_data(config: Config, run: RunDirectory | None) -> Data:
+def _read_data(config: Config, run: RunDirectory | None, *, with_cues: bool = False) -> Data:
     root = config.data.root
     if root is None:
         from finetune.data.sample_data import generate_samples
@@ -194,7 +195,8 @@ def _read_data(config: Config, run: RunDirectory | None) -> Data:
         if not Path(root, "samples.csv").exists():  # written last
             generate_samples(domain_of(config), Path(root), seed=config.data.split_seed)
     with progress_bar("reading and comparing pictures", total=0) as done:
-        data = assemble_data(config, root, progress=done, comparing=lambda count, _: done(count))
+        data = assemble_data(config, root, progress=done, with_cues=with_cues,
+                             comparing=lambda count, _: done(count))
     for text in [*data.warnings, *data.split.repairs]:
         warn(text)
     return data
@@ -241,9 +243,10 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     told = {"model": config.model.name, "epoch": str(best + 1)}
     mixed = mix_with_start(run, config, method, data, metric, told=told, watched=signals.watched)
     answers = _measure(run, method, data, signals, looks=config.data.measure_test)
-    reported = data.part("test" if "test" in answers else "val")
+    reported = data.part(part := "test" if "test" in answers else "val")
     metrics = measure_answers(answers, choose_columns(reported.metadata,
                                                       config.data.subgroup_columns))
+    metrics["shortcuts"] = weigh_cues(data.cues, metrics[part])
     decisions, metrics["decisions"] = decide(config, answers)
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
                             "pictures": len(for_selection(config, answers["val"])),
@@ -254,15 +257,16 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     write_json(run.path / "metrics.json", metrics)
     if "test" in answers:
         note_look(run)
-    for part, predictions in answers.items():  # the result is safe by now
-        tracker.log_results(part, metrics[part])
+    for each, predictions in answers.items():  # the result is safe by now
+        tracker.log_results(each, metrics[each])
         if config.tracking.pictures:
-            session.track_mistakes(tracker, data, predictions, part)
+            session.track_mistakes(tracker, data, predictions, each)
     tracker.log_best(session.flat_scalars(state.history[best]))
     if config.tracking.upload_model:
         tracker.log_model(run.best_weights)
     signals.check("before the report")
-    warnings = write_figures(run.path)
+    warnings = [*gain_warnings(metrics["shortcuts"], metrics[part], part),
+                *write_figures(run.path)]
     for text in warnings:
         warn(text)
     environment = run.environment

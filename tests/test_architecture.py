@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "files", "specs"},
     {"config", "ranges", "recipes", "values", "study_files"},
     {"data", "models", "composition", "rehearsal"},
-    {"training", "evaluation", "run_directory", "likeness", "looks"},
+    {"training", "evaluation", "run_directory", "likeness", "looks", "shortcuts"},
     {"compared_runs"},
     {"run_facts", "method_pairs"},
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
@@ -37,7 +37,8 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing", "starting", "wise_ft", "study_words", "study_member", "studies"}
+               "auditing", "starting", "wise_ft", "study_words", "study_member", "studies",
+               "shortcuts"}
 
 
 def unit(path):

@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from finetune.data.cue_guessing import cells_of, guess_labels
 from finetune.data.cue_words import tell, tell_by_class
-from finetune.data.cues import Cue, CueKind, cues_of, glance_at
+from finetune.data.cues import Cue, CueKind, cues_of
 from finetune.data.samples import FolderSource
 from finetune.data.scanning import scan_pictures
 from finetune.data.shortcuts import (
@@ -71,6 +72,51 @@ def test_content_with_less_than_half_of_the_models_gain_stays_a_note():
     values = np.where(np.arange(120) % 10 < 6, LABELS, 0)  # tells about .6 of one class
     found = measured(numbers(values), model_gain=0.95)["brightness"]
     assert found.balanced_accuracy - 0.5 < 0.95 / 2 and found.verdict is Verdict.note
+
+
+def test_guesses_are_those_of_scikit_learns_naive_bayes():
+    bayes = pytest.importorskip("sklearn.naive_bayes")
+    random = np.random.default_rng(7)
+    for columns, classes in ((1, 2), (3, 4), (2, 3)):
+        labels = random.choice(classes, 300, p=np.arange(1, classes + 1) / sum(range(classes + 1)))
+        cells = (random.normal(size=(300, columns)) + labels[:, None]).clip(-2, 5).round() + 2
+        cells, folds = cells.astype(int), random.integers(0, 5, 300)
+        expected = np.empty(300, int)
+        for fold in range(5):
+            inside = folds == fold
+            counts = np.bincount(labels[~inside])
+            model = bayes.CategoricalNB(alpha=1, fit_prior=False, min_categories=8)
+            model.fit(cells[~inside], labels[~inside],
+                      sample_weight=(counts.sum() / counts / classes)[labels[~inside]])
+            expected[inside] = model.predict(cells[inside])
+        assert (guess_labels(cells, labels, folds) == expected).mean() > 0.99  # but for ties
+
+
+def test_values_are_put_into_cells_of_one_size_and_frequent_ones_have_their_own():
+    values = np.concatenate([np.arange(100.0), np.full(80, 200.0), np.full(20, np.nan)])
+    cue = Cue("brightness", CueKind.content, np.arange(200), numbers=values[:, None])
+    cells = cells_of(cue, np.arange(200), classes=2)[:, 0]
+    sizes = np.bincount(cells)
+    assert len(set(cells[100:180])) == 1 == len(set(cells[180:]))
+    assert sorted(sizes)[-1] == 80 and sizes[cells[199]] == 20
+    assert max(sorted(sizes)[:-2]) <= 2 * 200 // 20 and len(sizes) <= 22
+
+
+def test_a_colour_of_the_border_is_told_whatever_its_brightness():
+    """Red alone and blue alone tell nothing; their difference tells everything."""
+    bright = np.random.default_rng(8).uniform(40, 200, 120)
+    border = np.column_stack([bright + 6 * LABELS, bright, bright - 6 * LABELS])
+    cue = Cue("border colours", CueKind.content, ROWS, numbers=border, columns=("r", "g", "b"))
+    assert measured(cue)["border colours"].balanced_accuracy > 0.8
+
+
+def test_with_many_classes_fewer_permutations_are_made():
+    labels = np.repeat(np.arange(60), 6)
+    made = []
+    find_shortcuts([Cue("size", CueKind.seen, np.arange(360), words=[str(v % 7) for v in labels])],
+                   labels, np.arange(360), [str(i) for i in range(60)], sample=list(range(360)),
+                   progress=made.append)
+    assert made[-1] == 19
 
 
 def test_what_only_tells_patients_apart_is_no_shortcut():
@@ -149,8 +195,7 @@ def test_cues_are_read_from_files(pictures):
     source = FolderSource(str(folder))
     facts = scan_pictures(source, ids)
     every = list(range(len(ids)))
-    cues = {c.name: c for c in cues_of(ids, facts, [source.stamp(i)[0] for i in ids], every,
-                                       glance_at(source, ids))}
+    cues = {c.name: c for c in cues_of(ids, facts)}
     assert set(cues) == {"colour mode", "picture size", "file format", "JPEG compression",
                          "colours", "brightness", "border colours", "corner patches", "file size",
                          "name pattern", "number in the name"}
@@ -170,8 +215,7 @@ def test_cues_that_do_not_vary_are_left_out_and_broken_files_have_no_glance(tmp_
         cv2.imwrite(str(tmp_path / name), picture)
     (tmp_path / "a3.png").write_bytes(b"no picture")
     source = FolderSource(str(tmp_path))
-    assert glance_at(source, ["a3.png"]) == [None]
-    facts = scan_pictures(source, ["a1.png", "a2.png"])
-    cues = cues_of(["a1.png", "a2.png"], facts, [9, 9], [0, 1],
-                   glance_at(source, ["a1.png", "a2.png"]))
+    facts = scan_pictures(source, ["a1.png", "a2.png", "a3.png"])
+    assert [f.glance is None for f in facts] == [False, False, True]
+    cues = cues_of(["a1.png", "a2.png"], facts[:2])
     assert [c.name for c in cues] == ["number in the name"]

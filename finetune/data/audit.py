@@ -21,6 +21,7 @@ from finetune.data.findings import (
 from finetune.data.outliers import find_outliers
 from finetune.data.samples import Samples
 from finetune.data.scanning import PictureFacts
+from finetune.data.shortcuts import told_alone
 from finetune.data.unions import joined
 from finetune.errors import first_of
 
@@ -88,10 +89,8 @@ def _shortcuts(data: Collection) -> list[Finding]:
         if cue.words:
             level = Level(cue.verdict.value)
             found.append(Finding(level, f"cue:{cue.name}", (
-                f"{cue.name}: {cue.words}"), tuple(filter(None, [cue.by_class, cue.remark, (
-                    f"told from it alone: balanced accuracy {cue.balanced_accuracy:.2f} (95 % "
-                    f"interval {cue.interval[0]:.2f} to {cue.interval[1]:.2f}, chance "
-                    f"{cue.chance:.2f}, permutation p {cue.p_value:.2g})"), _MEANING[
+                f"{cue.name}: {cue.words}"), tuple(filter(None, [
+                    cue.by_class, cue.remark, told_alone(cue), _MEANING[
                         "raised" if level is Level.shortcut and cue.kind == "content"
                         else cue.kind.value]]))))
     return found

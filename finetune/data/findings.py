@@ -12,7 +12,6 @@ from finetune.data.near_duplicates import NearPair
 from finetune.data.samples import Samples
 from finetune.data.scanning import PictureFacts
 from finetune.data.shortcuts import CueResult
-from finetune.specs import LabelKind
 
 __all__ = ["MOST_SHOWN", "PARTS", "Collection", "Finding", "Level", "label_of", "names_of_parts",
            "parts_of", "sets_across", "to_show"]
@@ -104,7 +103,7 @@ def names_of_parts(data: Collection, sets: Iterable[Sequence[int]]) -> str:
 def label_of(samples: Samples, index: int) -> str:
     """The class of a picture; several are joined by ``|``."""
     names, label = samples.label_spec.class_names, samples.labels[index]
-    if samples.label_spec.kind is LabelKind.single:
+    if samples.label_spec.is_exclusive:
         return names[int(label)]
     return "|".join(n for n, v in zip(names, label, strict=True) if v == 1) or "none"
 

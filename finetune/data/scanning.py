@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.data.decoding import UnreadableImage
+from finetune.data.glances import Glance, glance_at, parse_glance
 from finetune.data.samples import PictureSource
 from finetune.data.unions import joined
 
 __all__ = ["PictureFacts", "decoder_versions", "duplicate_groups", "scan_pictures"]
 
-_FORMAT = 4  # of what is stored; a new one makes old caches void
+_FORMAT = 5  # of what is stored; a new one makes old caches void
 _CACHE_FILE = "pictures.sqlite"
 _SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
 
@@ -45,6 +46,7 @@ class PictureFacts:
         minimum: Of the values.
         maximum: Of the values.
         notes: What decoding dropped or chose.
+        glance: What the file tells beside its content.
         error: Why it can't be read, or None; then everything else is empty.
     """
 
@@ -59,6 +61,7 @@ class PictureFacts:
     maximum: float = 0.0
     notes: tuple[str, ...] = ()
     error: str | None = None
+    glance: Glance | None = None
 
 
 def scan_pictures(source: PictureSource, ids: Sequence[str], *, cache: Path | None = None,
@@ -129,7 +132,8 @@ def _facts(source: PictureSource, name: str) -> PictureFacts:
         return PictureFacts(error="NaN or infinite pixels")
     height, width, channels = pixels.shape
     return PictureFacts(height, width, channels, str(pixels.dtype), decoded.mode, _digest(content),
-                        _pixel_hash(pixels), low, high, decoded.notes)
+                        _pixel_hash(pixels), low, high, decoded.notes,
+                        glance=glance_at(name, content, pixels))
 
 
 def _is_text(name: str) -> bool:
@@ -206,14 +210,19 @@ def _load(cache: Path | None, source: str) -> dict[_Key, PictureFacts]:
 
 def _parse(text: str) -> PictureFacts:
     values = json.loads(text)
-    return PictureFacts(**values | {"notes": tuple(values["notes"])})
+    return PictureFacts(**values | {"notes": tuple(values["notes"]),
+                                    "glance": parse_glance(values["glance"])})
+
+
+def _plain(facts: PictureFacts) -> dict[str, Any]:
+    return asdict(facts) | {"glance": facts.glance and astuple(facts.glance)}
 
 
 def _store(cache: Path | None, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
     if cache is None or not rows:
         return
     edition = _edition()  # slow: not for every row
-    made = [(os.fsencode(source), *key, edition, json.dumps(asdict(facts)))
+    made = [(os.fsencode(source), *key, edition, json.dumps(_plain(facts)))
             for key, facts in rows]
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """How well the label can be told from what isn't content: shortcuts.
 
-See Geirhos 2020 (arXiv 2004.07780). A small decision tree is given one cue at a time. Its balanced
-accuracy, cross-validated with duplicates and groups kept together, is compared with what it reaches
-on permuted labels.
+See Geirhos 2020 (arXiv 2004.07780). Naive Bayes is given one cue at a time. Its balanced accuracy,
+cross-validated with duplicates and groups kept together, is compared with what it reaches on
+permuted labels.
 """
 
 import hashlib
@@ -13,16 +13,18 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.cue_guessing import Cells, cells_of, guess_labels
 from finetune.data.cue_words import tell, tell_by_class
 from finetune.data.cues import Cue, CueKind
 
-__all__ = ["CueResult", "Verdict", "choose_sample", "find_shortcuts", "mean_recall_interval"]
+__all__ = ["CueResult", "Verdict", "choose_sample", "find_shortcuts", "mean_recall_interval",
+           "raise_by_gain", "told_alone"]
 
 FOLDS, PERMUTATIONS = 5, 99
 ALPHA = 0.05          # for the largest of all cues: one false alarm in 20 collections at most
 LEAST_GAIN = 0.1      # of the way from chance to 1; less is not worth a word
 LEAST_UNITS = 5       # of a class, for it to be measured
-_MOST_WORDS = 30      # values with a column of their own
+MANY_CLASSES, FEWER = 50, 19  # from so many on, so many permutations: just enough for .05
 _Z = 1.959964
 
 Labels = npt.NDArray[np.int64]
@@ -45,7 +47,7 @@ class CueResult:
         name: Of the cue.
         kind: Of the cue.
         verdict: What it amounts to.
-        balanced_accuracy: Of a small tree, cross-validated.
+        balanced_accuracy: Of naive Bayes, cross-validated.
         interval: 95 %; see `mean_recall_interval`.
         chance: One over the number of classes.
         p_value: That the best of all cues reaches so much by accident (family-wise).
@@ -106,7 +108,7 @@ def find_shortcuts(cues: Sequence[Cue], labels: Labels, units: npt.NDArray[np.in
         model_gain: Balanced accuracy of a trained model above chance, where one is known; content
             that reaches half of it alone is a shortcut too.
         seed: Of folds and permutations.
-        permutations: Of the labels.
+        permutations: Of the labels; at most 19 with 50 classes or more.
         progress: Called with the number of permutations done.
 
     Returns:
@@ -115,22 +117,50 @@ def find_shortcuts(cues: Sequence[Cue], labels: Labels, units: npt.NDArray[np.in
     rows = _measurable(np.asarray(sample, np.int64), labels, units)
     if not len(rows):
         return []
-    tables = [_table(cue, rows) for cue in cues]
     own, trial = labels[rows], _Trial(*_units_in_order(units[rows]), seed)
-    observed = [trial.predict(table, own) for table in tables]
+    classes = len(np.unique(own))
+    permutations = permutations if classes < MANY_CLASSES else min(permutations, FEWER)
+    cells = [cells_of(cue, rows, classes=classes) for cue in cues]
+    observed = [trial.guess(each, own) for each in cells]
     gains = np.array([_balanced(own, guess) for guess in observed])
     beaten = np.zeros(len(cues), np.int64)
     for number in range(permutations):
         shuffled = trial.permuted(own, number)
-        best = max((_balanced(shuffled, trial.predict(t, shuffled)) for t in tables), default=0.0)
+        best = max((_balanced(shuffled, trial.guess(c, shuffled)) for c in cells), default=0.0)
         beaten += best >= gains - 1e-12
         if progress is not None:
             progress(number + 1)
-    made = [_result(cue, own, guess, trial.units, (1 + int(b)) / (1 + permutations), model_gain)
+    made = [_result(cue, own, guess, trial.units, (1 + int(b)) / (1 + permutations))
             for cue, guess, b in zip(cues, observed, beaten, strict=True)]
     told = [_with_words(r, cue, labels, class_names) for r, cue in zip(made, cues, strict=True)]
+    return raise_by_gain(told, model_gain)
+
+
+def raise_by_gain(results: Sequence[CueResult], model_gain: float | None) -> list[CueResult]:
+    """The same, but content that tells half as much as a model is a shortcut; most telling first.
+
+    Args:
+        results: From `find_shortcuts`.
+        model_gain: Balanced accuracy of the model above chance; None: not known.
+    """
+    raised = [replace(r, verdict=Verdict.shortcut) if _is_half(r, model_gain) else r
+              for r in results]
     rank = list(Verdict).index
-    return sorted(told, key=lambda r: (rank(r.verdict), -r.balanced_accuracy, r.name))
+    return sorted(raised, key=lambda r: (rank(r.verdict), -r.balanced_accuracy, r.name))
+
+
+def told_alone(result: CueResult) -> str:
+    """The measure in words, such as ``told from it alone: balanced accuracy 0.47 …``."""
+    low, high = result.interval
+    return (f"told from it alone: balanced accuracy {result.balanced_accuracy:.2f} (95 % interval "
+            f"{low:.2f} to {high:.2f}, chance {result.chance:.2f}, permutation p "
+            f"{result.p_value:.2g})")
+
+
+def _is_half(result: CueResult, model_gain: float | None) -> bool:
+    return (model_gain is not None and result.kind is CueKind.content
+            and result.verdict is Verdict.note
+            and result.balanced_accuracy - result.chance >= model_gain / 2)
 
 
 def _measurable(rows: npt.NDArray[np.int64], labels: Labels,
@@ -149,23 +179,6 @@ def _units_in_order(units: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64]
     return rank[inverse], len(values)
 
 
-def _table(cue: Cue, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """(M, F) numbers for the tree; what is unknown for a row is NaN."""
-    place = np.full(max(int(cue.rows.max()), int(rows.max())) + 1, -1)
-    place[cue.rows] = np.arange(len(cue.rows))
-    where = place[rows]
-    if cue.words is None:
-        assert cue.numbers is not None
-        values = cue.numbers[where].astype(np.float32)
-    else:
-        words = np.array(cue.words)[where]
-        common, counts = np.unique(words, return_counts=True)
-        common = common[np.argsort(-counts, kind="stable")][:_MOST_WORDS]
-        values = (words[:, None] == common).astype(np.float32)
-    values[where < 0] = np.nan
-    return np.where(np.isnan(values), np.float32(-1e9), values)
-
-
 class _Trial:
     """Folds and permutations that respect units; folds don't look at labels."""
 
@@ -174,19 +187,9 @@ class _Trial:
         shuffled = np.random.default_rng(seed).permutation(count)
         self._folds = (shuffled % min(FOLDS, count))[units]
 
-    def predict(self, table: npt.NDArray[np.float32], labels: Labels) -> Labels:
-        """(M,) the label that a tree, which didn't see the picture's fold, gives."""
-        from sklearn.tree import DecisionTreeClassifier
-
-        classes = len(np.unique(labels))
-        guess = np.empty_like(labels)
-        for fold in np.unique(self._folds):
-            inside = self._folds == fold
-            tree = DecisionTreeClassifier(
-                max_leaf_nodes=max(8, 2 * classes), min_samples_leaf=LEAST_UNITS,
-                class_weight="balanced", random_state=self._seed)
-            guess[inside] = tree.fit(table[~inside], labels[~inside]).predict(table[inside])
-        return guess
+    def guess(self, cells: Cells, labels: Labels) -> Labels:
+        """(M,) the label that is likeliest by the other folds."""
+        return guess_labels(cells, labels, self._folds)
 
     def permuted(self, labels: Labels, number: int) -> Labels:
         """Labels given to other units as a whole; a unit of several labels goes by its first."""
@@ -232,24 +235,17 @@ def _wilson(share: float, size: int) -> tuple[float, float]:
 
 
 def _result(cue: Cue, labels: Labels, guess: Labels, units: npt.NDArray[np.int64],
-            p_value: float, model_gain: float | None) -> CueResult:
+            p_value: float) -> CueResult:
     value, chance = _balanced(labels, guess), 1 / len(np.unique(labels))
     interval = mean_recall_interval(labels, guess, units)
     counts = (value - chance >= LEAST_GAIN * (1 - chance) and p_value <= ALPHA
               and interval[0] > chance)
-    verdict = _verdict(cue.kind, value - chance, model_gain) if counts else Verdict.nothing
+    verdict = _VERDICTS.get(cue.kind, Verdict.note) if counts else Verdict.nothing
     return CueResult(cue.name, cue.kind, verdict, value, interval, chance, p_value, len(labels),
                      len(np.unique(units)))
 
 
-def _verdict(kind: CueKind, gain: float, model_gain: float | None) -> Verdict:
-    if kind is CueKind.seen:
-        return Verdict.shortcut
-    if kind is CueKind.source:
-        return Verdict.warning
-    if kind is CueKind.content and model_gain is not None and gain >= model_gain / 2:
-        return Verdict.shortcut
-    return Verdict.note
+_VERDICTS = {CueKind.seen: Verdict.shortcut, CueKind.source: Verdict.warning}
 
 
 def _with_words(result: CueResult, cue: Cue, labels: Labels,
