@@ -155,7 +155,7 @@ def _read(run: RunDirectory, folder: Path) -> RunRow:
 def _matches(row: RunRow, filters: Mapping[str, str]) -> bool:
     if row.state == "broken":
         return not filters or filters == {"state": "broken"}
-    config = row.run.config if set(filters) - {"state"} else None
+    config = row.run.config
     return all(fnmatch.fnmatchcase(row.state if key == "state"
                                    else _text(get_value(config, key)), pattern)
                for key, pattern in filters.items())
