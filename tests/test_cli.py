@@ -16,8 +16,8 @@ def test_bare_call_says_what_to_do_next(capsys):
 
 @pytest.mark.parametrize(("words", "told"), [
     (["plam"], "'plan'"), (["show", "medcal"], "'medical'"), (["cp", "medical"], "FILE"),
-    (["resume", "nowhere"], "nowhere"), (["sead=1"], "seed"), (["-m", "seed=1,2"], "-m"),
-    (["medical"], "recipe=medical"), (["recipe=medical", "-m", "seed=1,2"], "-m"),
+    (["resume", "nowhere"], "nowhere"), (["sead=1"], "seed"), (["-m", "sead=1,2"], "seed"),
+    (["medical"], "recipe=medical"), (["recipe=medicl", "-m", "seed=1,2"], "medical"),
     (["cp", "medical", "no/such/folder/mine"], "folder"), (["show", "no/such.yaml"], "no/such"),
     (["evaluate", "nowhere", "--split", "training"], "invalid choice")])
 def test_bad_input_is_exit_2_with_a_hint_and_no_traceback(words, told, capsys):
