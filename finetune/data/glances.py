@@ -74,7 +74,8 @@ def parse_glance(values: Sequence[Any]) -> Glance:
     Raises:
         TypeError: There are more or fewer.
     """
-    return Glance(*(tuple(v) if isinstance(v, list) else v for v in values))
+    plain: list[Any] = [tuple(v) if isinstance(v, list) else v for v in values]
+    return Glance(*plain)
 
 
 def _short(value: float) -> float:
@@ -90,7 +91,7 @@ def _header(content: bytes, name: str) -> tuple[str, bool, float]:
             has_exif = "exif" in image.info or bool(image.getexif())
             if not isinstance(image, JpegImagePlugin.JpegImageFile):
                 return image.format or ending, has_exif, 0.0
-            return "JPEG", has_exif, _short(np.mean(image.quantization.get(0, [0])))
+            return "JPEG", has_exif, _short(float(np.mean(image.quantization.get(0, [0]))))
     except (UnidentifiedImageError, Image.DecompressionBombError, *BROKEN):
         return ending, False, 0.0
 
