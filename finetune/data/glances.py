@@ -91,8 +91,7 @@ def _header(content: bytes, name: str) -> tuple[str, bool, float]:
             has_exif = "exif" in image.info or bool(image.getexif())
             if not isinstance(image, JpegImagePlugin.JpegImageFile):
                 return image.format or ending, has_exif, 0.0
-            return "JPEG", has_exif, _short(
-                float(np.mean(image.quantization.get(0, [0]))))
+            return "JPEG", has_exif, _short(float(np.mean(image.quantization.get(0, [0]))))
     except (UnidentifiedImageError, Image.DecompressionBombError, *BROKEN):
         return ending, False, 0.0
 
