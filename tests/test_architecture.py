@@ -22,7 +22,7 @@ LAYERS = [
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
-     "label_errors", "verifying", "evidence"},
+     "label_errors", "verifying", "evidence", "rate_finder"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
@@ -32,7 +32,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing"}
+               "auditing", "rate_finder"}
 
 
 def unit(path):
