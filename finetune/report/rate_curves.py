@@ -76,10 +76,14 @@ def _height(curve: RateCurve, rate: float) -> float:
 
 
 def _finish(axes: "Axes", curves: Sequence[RateCurve], title: str, x: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     low = min(min(curve.smoothed) for curve in curves)
     high = max(curve.smoothed[0] for curve in curves)
     room = ROOM * (high - low or abs(high) or 1.0)
     axes.set(xscale="log", xlabel=x, ylabel="training loss", ylim=(low - room, high + 2 * room))
+    axes.xaxis.set_major_locator(LogLocator(numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.0e}"))
     axes.set_title(title)
     axes.grid(axis="y")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, borderaxespad=0,

@@ -137,13 +137,15 @@ def falls(curve: RateCurve) -> bool:
     """Whether the loss falls by more than chance.
 
     By more than two standard errors of its mean over the first tenth of the steps, where rates are
-    too small to change it. If not, no rate can be read from the curve.
+    too small to change it, and after the second tenth, until when the smoothed loss is the mean of
+    few. If not, no rate can be read from the curve.
     """
-    first = curve.losses[:max(3, curve.planned // 10)]
-    if len(first) < 3:
+    early = max(3, curve.planned // 10)
+    first, later = curve.losses[:early], curve.smoothed[2 * early:]
+    if not later:
         return False
-    start, error = float(np.mean(first)), float(np.std(first, ddof=1)) / math.sqrt(len(first))
-    return start - min(curve.smoothed) > max(2 * error, 1e-3 * abs(start))
+    start, error = float(np.mean(first)), float(np.std(first, ddof=1)) / math.sqrt(early)
+    return start - min(later) > max(2 * error, 1e-3 * abs(start))
 
 
 def suggest_rates(curve: RateCurve) -> dict[str, float | None]:
