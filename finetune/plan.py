@@ -44,7 +44,8 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
     if config.data.all_folds:
         say(f"the first of {config.data.folds} folds; all take that many times as long")
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
-        made = prepare(config, Path(folder))
+        quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+        made = prepare(quiet, Path(folder))
         method, data, weights, spec = made.method, made.data, made.weights, made.spec
         _print_depths(method, config.training.epochs)
         _print_pictures(data)
@@ -65,8 +66,7 @@ class Prepared:
     """What a run puts together before it trains.
 
     Attributes:
-        config: Settled: of folds the first, this process reads pictures, arithmetic and batch size
-            are known.
+        config: Settled: of folds the first; arithmetic and batch size are known.
     """
 
     config: Config
@@ -86,9 +86,8 @@ def prepare(config: Config, folder: Path) -> Prepared:
     Raises:
         InputError: Whatever a run would refuse.
     """
-    own = dataclasses.replace(config.data, workers=0,
-                              fold=1 if config.data.all_folds else config.data.fold)
-    config = dataclasses.replace(config, data=own)
+    if config.data.all_folds:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=1))
     data = assemble_data(config, _root(config, folder))
     for text in [*data.warnings, *data.split.repairs]:
         warn(text)
