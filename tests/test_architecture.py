@@ -20,7 +20,7 @@ LAYERS = [
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
-    {"session", "frozen", "fitting", "results"},
+    {"session", "frozen", "fitting", "results", "explaining"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "rate_finder"},
     {"api", "cli", "__init__", "__main__"},
