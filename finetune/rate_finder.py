@@ -1,14 +1,16 @@
 """``lr-find``: which learning rate a configuration can train at; nothing is kept but curves."""
 
 import dataclasses
+import functools
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune.composition import dump_config
@@ -24,7 +26,7 @@ from finetune.plan import Prepared, prepare
 from finetune.report.rate_curves import write_rate_figure
 from finetune.run_directory import RunDirectory
 from finetune.session import announce
-from finetune.training.loop import Pass, gather_gradients, seed_epoch, train_step
+from finetune.training.loop import Pass, batch_loss, seed_epoch, train_step
 from finetune.training.rate_search import (
     RateCurve,
     first_suggestion,
@@ -225,47 +227,57 @@ def _moved(config: Config, method: Method, plan: EpochPlan) -> Moved:
 def _sweep(made: Prepared, plan: EpochPlan, epoch: int, search: RateSearch,
            moved: Moved) -> RateCurve:
     """One range test; afterwards the network is as before."""
-    method = made.method
-    with preserved(method.model, method.optimizer, method.loaders["train"].generator):
-        with _steps(made, plan, epoch, moved) as step, progress_bar(
-                f"searching, depths {sorted(plan.depths)}", total=search.steps) as done:
-            curve = range_test(step, start=search.start, end=search.end, steps=search.steps,
-                               progress=done)
-    if not curve.losses:
+    same = functools.partial(preserved, made.method.model, made.method.optimizer,
+                             made.method.loaders["train"].generator)
+    told = f"searching, depths {sorted(plan.depths)}"
+    with same(), _steps(made, plan, epoch, moved) as step:
+        reference = [step(None) for _ in range(search.steps)]
+    if not np.isfinite(reference).all():
         raise FinetuneError("the loss is NaN or infinite before any step: look at the pictures, "
                             "model.weights, and training.precision")
-    return curve
+    with same(), _steps(made, plan, epoch, moved) as step, progress_bar(
+            told, total=search.steps) as done:
+        return range_test(step, start=search.start, end=search.end, steps=search.steps,
+                          reference=reference, progress=done)
 
 
 @contextmanager
 def _steps(made: Prepared, plan: EpochPlan, epoch: int,
-           moved: Moved) -> Iterator[Callable[[float], float]]:
-    """A function that makes one training step at a rate, as the loop does, and gives its loss."""
-    method = made.method
-    settings, device = method.settings, method.device
-    seed_epoch(settings.seed, epoch)
+           moved: Moved) -> Iterator[Callable[[float | None], float]]:
+    """A function that makes one training step at a rate, as the loop does, and gives its loss.
+
+    Without a rate it makes none. Pictures and random numbers are the same each time.
+    """
+    method, parts = made.method, made.method.settings.accumulation_steps
+    seed_epoch(method.settings.seed, epoch)
     way = _begin(made, plan, epoch, HeadFitting.sgd)
     method.optimizer.zero_grad(set_to_none=True)
 
-    def step(rate: float) -> float:
-        losses = [gather_gradients(way, images, targets.to(device), criterion=method.criterion,
-                                   mix=method.mix, settings=settings,
-                                   share=1 / settings.accumulation_steps)
-                  for images, targets, _ in itertools.islice(batches, settings.accumulation_steps)]
-        for group, share in moved:
-            group["lr"] = rate * share
-        train_step(method.model, method.optimizer, max_grad_norm=settings.max_grad_norm)
+    def step(rate: float | None) -> float:
+        losses = []
+        for images, targets, _ in itertools.islice(batches, parts):
+            with torch.set_grad_enabled(rate is not None):
+                loss = batch_loss(way, images, targets.to(method.device), mix=method.mix,
+                                  criterion=method.criterion, settings=method.settings)
+            if rate is not None:
+                (loss / parts).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if rate is not None:
+            for group, share in moved:
+                group["lr"] = rate * share
+            train_step(method.model, method.optimizer, max_grad_norm=method.settings.max_grad_norm)
         return float(torch.stack(losses).mean())
 
     with closing(_batches(method, way, epoch)) as batches:
         yield step
 
 
-def _batches(method: Method, way: Pass, epoch: int) -> Iterator[Any]:
+def _batches(method: Method, way: Pass, epoch: int) -> Generator[Any, None, None]:
     """Epoch after epoch, without end."""
+    loader: Any = way.loader
     while True:
         method.set_epoch(epoch)
-        yield from way.loader  # type: ignore[misc]
+        yield from loader
         epoch += 1
 
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-import finetune.models.resnet  # noqa: F401 (registers its networks)
+import finetune.models.registration  # noqa: F401 (our own networks)
 from finetune.models.grad_cam import NoSpatialMap, find_map_layer, grad_cam
 
 
@@ -25,7 +25,7 @@ def network(name, **options):
     ("resnet10t", 64, "layer4"), ("tf_efficientnet_lite0", 64, "bn2"),
     ("convnext_atto", 64, "norm_pre"), ("densenet121", 64, "features"),
     ("swin_tiny_patch4_window7_224", 224, "norm"), ("mobilenetv3_small_050", 64, "blocks"),
-    ("resnet12_wide", 32, "layer4")])
+    ("resnet12_wide", 32, "layer3")])
 def test_the_last_map_before_the_classifier_is_found(name, size, layer):
     model, images = network(name), picture(size, 1)
     found = find_map_layer(model, images)

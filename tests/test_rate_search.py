@@ -68,6 +68,18 @@ def test_the_smoothed_loss_is_a_weighted_mean_of_the_past():
         assert curve.smoothed[n] == pytest.approx(np.average(losses[:n + 1], weights=weights))
 
 
+def test_how_hard_a_batch_is_leaves_no_trace_in_the_compared_loss():
+    random = np.random.default_rng(0)
+    hard = random.normal(0, 1, 50)
+    falling = np.linspace(3, 2, 50)
+    given = iter((falling + hard).tolist())
+    curve = range_test(lambda rate: next(given), start=1e-3, end=1, steps=50,
+                       reference=(3 + hard).tolist())
+    assert np.diff(curve.compared) == pytest.approx(np.diff(falling))
+    assert np.mean(curve.compared) == pytest.approx(np.mean(falling + hard.mean()))
+    assert curve.losses == pytest.approx((falling + hard).tolist()) and falls(curve)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_ends_the_test_and_stays_out(bad):
     given = iter([3.0, 2.0, bad, 1.0])
@@ -87,7 +99,8 @@ RATES = np.geomspace(1e-6, 1, 121)  # 20 a decade
 
 def curve_of(losses, planned=None):
     listed = [float(loss) for loss in losses]
-    return RateCurve(RATES[:len(listed)].tolist(), listed, listed, planned or len(listed), False)
+    return RateCurve(RATES[:len(listed)].tolist(), listed, [0.0] * len(listed), listed,
+                     planned or len(listed), False)
 
 
 def test_suggestions_on_a_loss_of_known_shape():

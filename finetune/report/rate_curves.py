@@ -48,7 +48,7 @@ def write_rate_figure(path: Path, curve: RateCurve, suggested: Mapping[str, floa
 
 
 def _draw_together(axes: "Axes", curve: RateCurve, suggested: Mapping[str, float | None]) -> None:
-    axes.plot(curve.rates, curve.losses, color="#bbbbbb", linewidth=1, label="loss of a batch")
+    axes.plot(curve.rates, curve.compared, color="#bbbbbb", linewidth=1, label="loss of a batch")
     axes.plot(curve.rates, curve.smoothed, color="#222222", linewidth=2, label="smoothed")
     for colour, (name, rate) in zip(COLOURS, suggested.items(), strict=False):
         if rate is not None:

@@ -29,8 +29,8 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.training.compiling import compile_problem
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
-__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "gather_gradients",
-           "seed_epoch", "train", "train_step"]
+__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "batch_loss", "seed_epoch",
+           "train", "train_step"]
 
 LOOK = 16  # steps; a device that computes ahead would wait at each look at its losses
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -194,7 +194,7 @@ def train(model: nn.Module, *, optimizer: torch.optim.Optimizer,
         for number, (images, targets, indices) in enumerate(() if way.solve else way.loader, 1):
             targets = targets.to(_device(model), non_blocking=True)
             batches = len(way.loader)
-            gather = functools.partial(gather_gradients, way, criterion=criterion, mix=mix,
+            gather = functools.partial(_backward, way, criterion=criterion, mix=mix,
                                        settings=settings)
             trial = functools.partial(_fits, gather, images, targets, optimizer)
             with _room(settings, trial):
@@ -239,17 +239,22 @@ def _enter(plan: Plan, state: LoopState) -> list[int]:
     return opened
 
 
-def gather_gradients(way: Pass, images: Tensor, targets: Tensor, *,
-                     criterion: Callable[[Tensor, Tensor], Tensor],
-                     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
-                     settings: TrainingSettings, share: float) -> Tensor:
-    """Add a batch's gradients, times ``share``; its loss. Targets are on the device."""
+def batch_loss(way: Pass, images: Tensor, targets: Tensor, *,
+               criterion: Callable[[Tensor, Tensor], Tensor],
+               mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+               settings: TrainingSettings) -> Tensor:
+    """The loss of a batch as it is trained; targets are on the device."""
     images = way.prepare(images)
     if mix is not None:
         images, targets = mix(images, targets)
     with settings.autocast():
         logits = way.forward(images)
-    loss = criterion(logits.float(), targets)
+    return criterion(logits.float(), targets)
+
+
+def _backward(way: Pass, images: Tensor, targets: Tensor, *, share: float,
+              **given: Any) -> Tensor:
+    loss = batch_loss(way, images, targets, **given)
     (loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 

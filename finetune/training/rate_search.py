@@ -31,16 +31,23 @@ class RateCurve:
     Attributes:
         rates: Growing; the rate of each step.
         losses: Of the step's batch, before the step.
-        smoothed: Their exponential mean, corrected for its start at nothing.
+        reference: Of the same batch, by the network before the first step.
+        smoothed: Exponential mean of `compared`, corrected for its start at nothing.
         planned: Steps that were asked for.
         diverged: Whether the test stopped because the loss rose too far or was no number.
     """
 
     rates: list[float]
     losses: list[float]
+    reference: list[float]
     smoothed: list[float]
     planned: int
     diverged: bool
+
+    @property
+    def compared(self) -> list[float]:
+        """Losses without what makes a batch easier or harder than others from the start."""
+        return _compared(self.losses, self.reference)
 
     @property
     def lowest(self) -> float:
@@ -52,34 +59,60 @@ class RateCurve:
         return dict(self.__dict__)
 
 
+def _compared(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
+    mean = float(np.mean(reference)) if len(reference) else 0.0
+    return [loss - at_start + mean for loss, at_start in zip(losses, reference, strict=False)]
+
+
 def range_test(step: Callable[[float], float], *, start: float, end: float, steps: int,
-               smoothing: float = SMOOTHING, diverged: float = DIVERGED,
+               reference: Sequence[float] | None = None, smoothing: float = SMOOTHING,
+               diverged: float = DIVERGED,
                progress: Callable[[int], object] = lambda done: None) -> RateCurve:
     """Call ``step`` with rates that grow exponentially from ``start`` to ``end``.
+
+    Some batches are harder than others, which in so few steps hides what a rate does. Each loss is
+    therefore compared with the starting network's on the same batch (a control variate; not in the
+    papers). The test stops by the losses as they are.
 
     Args:
         step: Makes a training step at a rate and returns the loss before it.
         start: First rate, above 0.
         end: Last rate, if the training doesn't diverge before.
         steps: How many, 2 up.
+        reference: (steps,) losses of the batches by the starting network; None: all alike.
         smoothing: Share of the past in the smoothed loss; 0 up, below 1.
         diverged: The test stops above so many times the lowest smoothed loss.
         progress: Called with the steps done.
     """
-    rates, losses, smoothed, mean = [], [], [], 0.0
+    known = [0.0] * steps if reference is None else list(reference)
+    rates: list[float] = []
+    losses: list[float] = []
+    plain: list[float] = []
+    stopped = False
     for number in range(steps):
         rate = start * (end / start) ** (number / (steps - 1))
         loss = step(rate)
-        if not math.isfinite(loss):
-            return RateCurve(rates, losses, smoothed, steps, True)
-        mean = smoothing * mean + (1 - smoothing) * loss
+        stopped = not math.isfinite(loss)
+        if stopped:
+            break
         rates.append(rate)
         losses.append(loss)
-        smoothed.append(mean / (1 - smoothing ** (number + 1)))
+        plain = _smoothed(losses, smoothing)
         progress(number + 1)
-        if smoothed[-1] > diverged * min(smoothed):
-            return RateCurve(rates, losses, smoothed, steps, True)
-    return RateCurve(rates, losses, smoothed, steps, False)
+        stopped = plain[-1] > diverged * min(plain)
+        if stopped:
+            break
+    return RateCurve(rates, losses, known, _smoothed(_compared(losses, known), smoothing), steps,
+                     stopped)
+
+
+def _smoothed(losses: Sequence[float], smoothing: float) -> list[float]:
+    """Exponential means, each of all losses up to its own."""
+    means, mean = [], 0.0
+    for number, loss in enumerate(losses, 1):
+        mean = smoothing * mean + (1 - smoothing) * loss
+        means.append(mean / (1 - smoothing ** number))
+    return means
 
 
 @contextmanager
@@ -137,15 +170,15 @@ def falls(curve: RateCurve) -> bool:
     """Whether the loss falls by more than chance.
 
     By more than two standard errors of its mean over the first tenth of the steps, where rates are
-    too small to change it, and after the second tenth, until when the smoothed loss is the mean of
-    few. If not, no rate can be read from the curve.
+    too small to change it, and by a hundredth, after the second tenth, until when the smoothed loss
+    is the mean of few. If not, no rate can be read from the curve.
     """
     early = max(3, curve.planned // 10)
-    first, later = curve.losses[:early], curve.smoothed[2 * early:]
+    first, later = curve.compared[:early], curve.smoothed[2 * early:]
     if not later:
         return False
     start, error = float(np.mean(first)), float(np.std(first, ddof=1)) / math.sqrt(early)
-    return start - min(later) > max(2 * error, 1e-3 * abs(start))
+    return start - min(later) > max(2 * error, 0.01 * abs(start))
 
 
 def suggest_rates(curve: RateCurve) -> dict[str, float | None]:
