@@ -47,7 +47,7 @@ class RateSearch:
     Attributes:
         start: First rate, above 0.
         end: Last rate, above ``start``.
-        steps: Training steps of a curve, 20 up.
+        steps: Training steps of a curve, 20 to 5000.
         by_depth: Whether each depth is searched alone, too.
     """
 
@@ -60,8 +60,8 @@ class RateSearch:
         if not 0 < self.start < self.end < float("inf"):
             raise ConfigurationError(f"--from {self.start:g} --to {self.end:g}: expected two rates "
                                      "above 0, the second one higher")
-        if not 20 <= self.steps <= 100_000:
-            raise ConfigurationError(f"--steps {self.steps}: expected 20 to 100000; 100 is usual")
+        if not 20 <= self.steps <= 5000:
+            raise ConfigurationError(f"--steps {self.steps}: expected 20 to 5000; 100 is usual")
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.training.compiling import compile_problem
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
-__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "batch_loss", "seed_epoch",
-           "train", "train_step"]
+__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "batch_loss",
+           "seed_epoch", "train", "train_step"]
 
 LOOK = 16  # steps; a device that computes ahead would wait at each look at its losses
 Batch = tuple[Tensor, Tensor, Tensor]
