@@ -198,7 +198,8 @@ def valley(rates: np.ndarray, losses: np.ndarray) -> float | None:
     """Halfway down the longest valley: the longest sequence of ever lower losses.
 
     After fastai's ``valley`` (its default); the sequence's gaps are not counted, so that it begins
-    later than its first member where it has some.
+    later than its first member where it has some. Where losses are compared with a reference, the
+    curve falls a little from its start, and what this gives is low.
     """
     length = np.ones(len(losses), dtype=int)
     for i in range(1, len(losses)):
@@ -245,8 +246,8 @@ def slide(rates: np.ndarray, losses: np.ndarray, *, width: int = 15,
 
 
 Suggester = Callable[[np.ndarray, np.ndarray], float | None]
-SUGGESTERS: dict[str, Suggester] = {"valley": valley, "steepest": steepest,
-                                    "minimum/10": minimum_tenth, "slide": slide}
+SUGGESTERS: dict[str, Suggester] = {"minimum/10": minimum_tenth, "steepest": steepest,
+                                    "valley": valley, "slide": slide}
 
 
 def first_suggestion(suggested: dict[str, float | None],
