@@ -29,6 +29,8 @@ Recipes and configuration
   show RECIPE             print a recipe; show study NAME a study
   cp RECIPE FILE          copy a recipe to a file of yours; then recipe=FILE
   plan KEY=VALUE ...      what would train, on which pictures, for how long; trains nothing
+  lr-find KEY=VALUE ... [--from 1e-7] [--to 10] [--steps 100] [--by-depth] [--output DIR]
+                          which learning rate to take: a short training at growing rates
 
 Several runs, compared fairly: the same pictures and epochs, a rate searched for each arm
   study=NAME KEY=VALUE ...        a prepared study: freezing, backbones, learning_rates,
@@ -269,6 +271,23 @@ def _plan(words: list[str]) -> int:
     return 0
 
 
+def _lr_find(words: list[str]) -> int:
+    parser = _parser("lr-find", [])
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--from", type=float, default=1e-7, dest="start", metavar="RATE")
+    parser.add_argument("--to", type=float, default=10.0, dest="end", metavar="RATE")
+    parser.add_argument("--steps", type=int, default=100, metavar="N")
+    parser.add_argument("--by-depth", action="store_true", help="each depth alone, too")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="default: lr-find/NAME-TIME")
+    given = parser.parse_intermixed_args(words)
+    composed = _compose(given.settings)
+    from finetune.rate_finder import RateSearch, find_rates
+
+    search = RateSearch(given.start, given.end, given.steps, given.by_depth)
+    find_rates(composed.config, search, replaced=composed.replaced, output=given.output)
+    return 0
+
+
 def _audit(words: list[str]) -> int:
     parser = _parser("audit", ["dir"])
     parser.add_argument("settings", nargs="*", metavar="data.KEY=VALUE")
@@ -450,10 +469,10 @@ def _cache(words: list[str]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "resume": _resume,
-    "evaluate": _evaluate, "report": _report, "summary": _summary, "weights": _weights,
-    "cache": _cache, "audit": _audit, "mislabeled": _mislabeled, "verify": _verify,
-    "evidence": _evidence, "compare": _compare,
+    "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "lr-find": _lr_find,
+    "resume": _resume, "evaluate": _evaluate, "report": _report, "summary": _summary,
+    "weights": _weights, "cache": _cache, "audit": _audit, "mislabeled": _mislabeled,
+    "verify": _verify, "evidence": _evidence, "compare": _compare,
 }
 
 

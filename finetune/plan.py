@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from finetune.fitting import settle_batch_size
 from finetune.frozen import outlook
 from finetune.method import Method, build_method, planned_pack
 from finetune.models.freezing import freeze_except
+from finetune.models.weights import WeightsReport
 from finetune.session import announce, choose_device
+from finetune.specs import InputSpec
 
-__all__ = ["base_rates", "print_plan", "trained_epochs"]
+__all__ = ["Prepared", "base_rates", "prepare", "print_plan", "trained_epochs"]
 
 
 def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -> None:
@@ -40,35 +43,65 @@ def print_plan(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None) -
     announce(config, replaced)
     if config.data.all_folds:
         say(f"the first of {config.data.folds} folds; all take that many times as long")
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=1))
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
-        data = assemble_data(config, _root(config, Path(folder)))
-        for text in [*data.warnings, *data.split.repairs]:
-            warn(text)
-        torch.manual_seed(config.seed)
-        names = data.samples.label_spec.class_names
-        model, weights = assemble_model(config, class_names=names, channels=data.channels)
-        spec = input_spec(config, data, model, weights)
-        check_forward(config, model, spec, len(names))
-        device = choose_device(config.device.value)
-        compute_exactly(device)
         quiet = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
-        given: dict[str, Any] = {"model": model.to(device), "spec": spec, "device": device,
-                                 "say": say, "pictures": len(data.part("train"))}
-        quiet = settle_batch_size(settle_arithmetic(quiet, **given), **given)
-        method = build_method(quiet, model, data, spec, device)
+        made = prepare(quiet, Path(folder))
+        method, data, weights, spec = made.method, made.data, made.weights, made.spec
         _print_depths(method, config.training.epochs)
         _print_pictures(data)
-        for line in outlook(method, quiet, data):
+        for line in outlook(method, made.config, data):
             say(line)
         say(f"weights: {weights.source}; input {spec.channels} x {spec.size[0]} x {spec.size[1]}, "
             f"{spec.resize.value}, mean {_short(spec.mean)}, std {_short(spec.std)}")
         for text in [*weights.notes, planned_pack(config, data, spec)[0].reason]:
             if text:
                 say(text)
-        say(f"estimated training time: about {_duration(_estimate(method, config))} on {device} "
-            "(two batches timed with everything trainable; an upper bound where depths are "
-            "frozen)")
+        say(f"estimated training time: about {_duration(_estimate(method, config))} on "
+            f"{method.device} (two batches timed with everything trainable; an upper bound where "
+            "depths are frozen)")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run puts together before it trains.
+
+    Attributes:
+        config: Settled: of folds the first; arithmetic and batch size are known.
+    """
+
+    config: Config
+    data: Data
+    weights: WeightsReport
+    spec: InputSpec
+    method: Method
+
+
+def prepare(config: Config, folder: Path) -> Prepared:
+    """Read the data, build network and method as a run does.
+
+    Args:
+        config: All values.
+        folder: Where a rehearsal's pictures are made.
+
+    Raises:
+        InputError: Whatever a run would refuse.
+    """
+    if config.data.all_folds:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=1))
+    data = assemble_data(config, _root(config, folder))
+    for text in [*data.warnings, *data.split.repairs]:
+        warn(text)
+    torch.manual_seed(config.seed)
+    names = data.samples.label_spec.class_names
+    model, weights = assemble_model(config, class_names=names, channels=data.channels)
+    spec = input_spec(config, data, model, weights)
+    check_forward(config, model, spec, len(names))
+    device = choose_device(config.device.value)
+    compute_exactly(device)
+    given: dict[str, Any] = {"model": model.to(device), "spec": spec, "device": device,
+                             "say": say, "pictures": len(data.part("train"))}
+    config = settle_batch_size(settle_arithmetic(config, **given), **given)
+    return Prepared(config, data, weights, spec, build_method(config, model, data, spec, device))
 
 
 def _root(config: Config, folder: Path) -> str:

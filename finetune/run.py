@@ -37,6 +37,7 @@ from finetune.evaluation.decisions import Decisions
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.subgroups import choose_columns
+from finetune.explaining import heat_maps
 from finetune.fastest import settle_arithmetic
 from finetune.files import write_json
 from finetune.fitting import settle_batch_size
@@ -54,7 +55,9 @@ from finetune.method import (
     validate,
 )
 from finetune.models.freezing import frozen_hash
+from finetune.models.grad_cam import NoSpatialMap
 from finetune.report.figures import write_figures
+from finetune.report.heat_maps import write_heat_maps
 from finetune.report.html import write_report
 from finetune.results import check_wishes, decide, for_selection, measure_answers
 from finetune.run_directory import RunDirectory
@@ -273,11 +276,22 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     environment["warnings"] = list(dict.fromkeys([*environment["warnings"], *tracker.warnings,
                                                   *warnings]))
     run.write_environment(environment)
+    _explain(run, method, data, answers)
     signals.check("before the report")
     report = write_report(run.path, picture_reader(data.samples.source))
     session.print_result(metrics, has_test="test" in data.parts)
     session.print_decisions(decisions)
     say(f"report {report}")
+
+
+def _explain(run: RunDirectory, method: Method, data: Data,
+             answers: dict[str, Predictions]) -> None:
+    """Heat maps for what the report shows, where the network has a last feature map."""
+    part = "test" if "test" in answers else "val"
+    try:
+        write_heat_maps(run.path, heat_maps(method, data, part, answers[part]))
+    except NoSpatialMap as error:
+        say(f"no heat maps: {error}")
 
 
 def resume(run: RunDirectory) -> RunDirectory:

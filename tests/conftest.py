@@ -32,6 +32,7 @@ def without_pages(monkeypatch):
         monkeypatch.setattr(module, name,
                             lambda path, reader=None: write_text(path / "report.html", ""))
     monkeypatch.setattr(run.session, "write_batch_figures", lambda *args: None)
+    monkeypatch.setattr(run, "heat_maps", lambda *args: [])
 
 
 @pytest.fixture(scope="session")

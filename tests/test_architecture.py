@@ -23,10 +23,10 @@ LAYERS = [
      "weights_store", "memory", "caches", "devices", "study_words", "study_plan", "study_store",
      "study_table", "launchers"},
     {"method", "environment", "fastest"},
-    {"session", "frozen", "fitting", "results", "starting", "wise_ft"},
+    {"session", "frozen", "fitting", "results", "starting", "wise_ft", "explaining"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table",
-     "study_member", "studies"},
+     "study_member", "studies", "rate_finder"},
     {"comparing"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -38,7 +38,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
                "auditing", "starting", "wise_ft", "study_words", "study_member", "studies",
-               "shortcuts"}
+               "shortcuts", "rate_finder", "explaining"}
 
 
 def unit(path):

@@ -32,8 +32,8 @@ from finetune.training.compiling import compile_problem
 from finetune.training.gradient_norms import MEASURED, rate_shares, relative_gradient_norms
 from finetune.training.schedules import ScheduleSettings, lr_multiplier
 
-__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "seed_epoch", "train",
-           "train_step"]
+__all__ = ["EpochResult", "LoopState", "Pass", "Plan", "TrainingSettings", "batch_loss",
+           "seed_epoch", "train", "train_step"]
 
 LOOK = 16  # steps; a device that computes ahead would wait at each look at its losses
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -249,16 +249,22 @@ def _enter(plan: Plan, state: LoopState) -> list[int]:
     return opened
 
 
-def _backward(way: Pass, images: Tensor, targets: Tensor, *,
-              criterion: Callable[[Tensor, Tensor], Tensor],
-              mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
-              settings: TrainingSettings, share: float) -> Tensor:
+def batch_loss(way: Pass, images: Tensor, targets: Tensor, *,
+               criterion: Callable[[Tensor, Tensor], Tensor],
+               mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+               settings: TrainingSettings) -> Tensor:
+    """The loss of a batch as it is trained; targets are on the device."""
     images = way.prepare(images)
     if mix is not None:
         images, targets = mix(images, targets)
     with settings.autocast():
         logits = way.forward(images)
-    loss = criterion(logits.float(), targets)
+    return criterion(logits.float(), targets)
+
+
+def _backward(way: Pass, images: Tensor, targets: Tensor, *, share: float,
+              **given: Any) -> Tensor:
+    loss = batch_loss(way, images, targets, **given)
     (loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
