@@ -46,15 +46,9 @@ def choose_shown(predictions: Predictions, *, mistakes: int = MISTAKES,
     """
     names = list(predictions.label_spec.class_names)
     wrong = find_mistakes(predictions, count=mistakes)
-    asked = [(m["id"], names.index(_class_of(m, names)), "mistake") for m in wrong]
+    asked = [(m["id"], names.index(m["asked"]), "mistake") for m in wrong]
     asked += [(name, index, "hit") for name, index in _hits(predictions)[:hits]]
     return [Shown(*each) for each in dict.fromkeys(asked)]
-
-
-def _class_of(mistake: dict[str, Any], names: Sequence[str]) -> str:
-    """The wrong answer; where that is that a class isn't there, the class."""
-    answered = mistake["predicted"]
-    return str(answered if answered in names else mistake["true"])
 
 
 def _hits(predictions: Predictions) -> list[tuple[str, int]]:

@@ -64,7 +64,9 @@ def test_scripts_in_commands_exist_and_commands_are_known(page):
     commands = "\n".join(blocks(page, "sh"))
     for script in re.findall(r"^(?:python )?((?:data_tools|benchmarks|\.ci)/\S+)", commands, re.M):
         assert (ROOT / script).exists(), script
-             "compare", "-m", "lr-find"}
+    known = {"ls", "show", "cp", "plan", "lr-find", "resume", "evaluate", "report", "keys",
+             "summary", "weights", "cache", "audit", "mislabeled", "verify", "evidence",
+             "compare", "-m"}
     words = re.findall(r"python -m finetune (\S+)", commands)
     assert [word for word in words if word not in known and "=" not in word] == []
 

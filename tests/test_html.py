@@ -12,6 +12,7 @@ from run_builder import build_run
 
 from finetune.errors import DataError
 from finetune.evaluation.predictions import Predictions
+from finetune.report.heat_maps import HeatMap, write_heat_maps
 from finetune.report.html import write_report
 from finetune.report.mistakes import find_mistakes
 from finetune.report.sheet import write_sheet
@@ -163,6 +164,22 @@ def test_the_worst_mistakes_are_the_surest_wrong_answers(tmp_path):
     text = page(run, read_picture=read)
     assert asked[:12] == [found.ids[i] for i in wrong[:12]]
     assert text.count("data:image/jpeg") == len(asked) - 1
+
+
+def test_heat_maps_stand_beneath_their_mistakes_and_hits_have_a_list(tmp_path):
+    run = build_run(tmp_path, list("abc"))
+    found = Predictions.load(run.predictions_path("test"))
+    worst = find_mistakes(found, count=2)
+    right = next(i for i in range(len(found)) if found.probabilities[i].argmax() == found.labels[i])
+    told = [HeatMap(worst[0]["id"], worst[0]["predicted"], "mistake", "01.jpg"),
+            HeatMap(worst[1]["id"], worst[1]["true"], "mistake", "02.jpg"),  # of another class
+            HeatMap(found.ids[right], "abc"[found.labels[right]], "hit", "03.jpg")]
+    assert "Grad-CAM" not in page(run)
+    write_heat_maps(tmp_path, [(each, each.file.encode()) for each in told])
+    text = page(run)
+    shown = {each.file: base64.b64encode(each.file.encode()).decode() in text for each in told}
+    assert shown == {"01.jpg": True, "02.jpg": False, "03.jpg": True}
+    assert "Grad-CAM" in text and "Surest right answers" in text
 
 
 def test_several_labels_have_their_mistakes_too(tmp_path):

@@ -1,5 +1,6 @@
 """Heat maps over pictures as small JPEGs, and the folder of a run in which they lie."""
 
+import base64
 import io
 import json
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from PIL import Image
 
 from finetune.files import write_bytes, write_json
 
-__all__ = ["HeatMap", "draw_overlay", "read_heat_maps", "write_heat_maps"]
+__all__ = ["HeatMap", "draw_overlay", "heat_uris", "hits_of", "read_heat_maps", "write_heat_maps"]
 
 SIDE = 96            # px, of the longer side
 LARGEST = 8_000      # bytes of a JPEG
@@ -87,3 +88,16 @@ def read_heat_maps(run: Path) -> list[tuple[HeatMap, bytes]]:
     found = [HeatMap(**row) for row in rows]
     return [(told, path.read_bytes()) for told in found
             if (path := run / FOLDER / told.file).exists()]
+
+
+def heat_uris(run: Path) -> dict[tuple[str, str], str]:
+    """A run's heat maps as ``data:`` addresses, by picture and class."""
+    return {(told.id, told.class_name):
+            f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
+            for told, content in read_heat_maps(run)}
+
+
+def hits_of(run: Path, uris: dict[tuple[str, str], str]) -> list[dict[str, str]]:
+    """The right answers that have a heat map: ``id``, ``true`` and ``heat``, as in ``uris``."""
+    return [{"id": told.id, "true": told.class_name, "heat": uris[told.id, told.class_name]}
+            for told, _ in read_heat_maps(run) if told.kind == "hit"]

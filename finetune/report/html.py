@@ -13,6 +13,7 @@ from finetune.looks import count_looks
 from finetune.report.answers import describe_answers, describe_numbers
 from finetune.report.charts import history_charts
 from finetune.report.figures import reported_part
+from finetune.report.heat_maps import heat_uris, hits_of
 from finetune.report.mistakes import find_mistakes
 from finetune.report.page import ReadPicture, Thumbnails, picture_uri, render_page
 from finetune.run_directory import RunDirectory
@@ -72,15 +73,18 @@ def describe_part(run: RunDirectory, metrics: dict[str, Any], part: str | None,
     found = describe_numbers(metrics, part)
     stored = reported_part(run)
     if stored is None:
-        return found | {"mistakes": [], "gallery": {}}
+        return found | {"mistakes": [], "hits": [], "gallery": {}}
     predictions = Predictions.load(run.predictions_path(stored))
+    heat = heat_uris(run.path)
+    taken += sum(map(len, heat.values()))
     worst = Thumbnails(read_picture, room=PICTURES - taken)
-    mistakes = [{**mistake, "picture": worst.uri(mistake["id"], side=256, quality=88)}
+    mistakes = [{**mistake, "picture": worst.uri(mistake["id"], side=256, quality=88),
+                 "heat": heat.get((mistake["id"], mistake["asked"]))}
                 for mistake in find_mistakes(predictions, count=12)]
     taken += sum(len(mistake["picture"] or "") for mistake in mistakes)
     inside = Thumbnails(read_picture, room=min(IN_CELLS, PICTURES - taken))
     decided = metrics.get("decisions", {}) if stored == "test" else {}
-    return found | {"mistakes": mistakes, **describe_answers(
+    return found | {"mistakes": mistakes, "hits": hits_of(run.path, heat), **describe_answers(
         run.path, predictions, found["values"], thumbnails=inside, decided=decided)}
 
 

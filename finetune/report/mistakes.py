@@ -13,14 +13,16 @@ __all__ = ["find_confusions", "find_mistakes"]
 def find_mistakes(predictions: Predictions, *, count: int) -> list[dict[str, Any]]:
     """The wrong answers given with the highest probability, worst first.
 
-    Each has ``id``, ``true``, ``predicted``, ``probability`` (of the wrong answer) and ``group``.
+    Each has ``id``, ``true``, ``predicted``, ``probability`` (of the wrong answer), ``group`` and
+    ``asked``, the class that is wrongly answered, or with several labels wrongly denied.
     Multi-label: one wrong class of one picture each; unknown targets are never wrong.
     """
     multi = predictions.label_spec.kind is LabelKind.multi
     rows, surety, told = (_of_classes if multi else _of_pictures)(predictions)
     worst = np.argsort(-surety, kind="stable")[:count]
-    groups = predictions.groups
+    groups, names = predictions.groups, predictions.label_spec.class_names
     return [{"id": predictions.ids[rows[i]], "true": told[i][0], "predicted": told[i][1],
+             "asked": told[i][1] if told[i][1] in names else told[i][0],
              "probability": float(surety[i]), "group": groups[rows[i]] if groups else None}
             for i in worst]
 
