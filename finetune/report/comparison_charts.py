@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from finetune.report.charts import Chart
@@ -49,21 +50,27 @@ def _cost(result: Mapping[str, Any], key: str, name: str, unit: float,
         if entry["mean"] is None or cost is None:
             continue
         known = entry["low"] is not None and entry["high"] is not None
-        lines.append(Line(row["name"], [cost / unit], [entry["mean"]], f"s{place % COLOURS}",
+        lines.append(Line(row["name"], [cost / unit], [entry["mean"]], f"s{place % COLOURS} big",
                           dots=True, bars=[(entry["low"], entry["high"])] if known else ()))
         legend.append((lines[-1].look, row["name"]))
     if len(lines) < 2:
         return None
     on_front = sorted((line.x[0], line.y[0]) for line in lines
                       if line.name in result["front"][key])
-    front = Line("none is better at no greater cost", [x for x, _ in on_front],
-                 [y for _, y in on_front], "front")
+    front = _stairs("none is better at no greater cost", on_front)
     x = Axis(name, 0.0, 1.06 * max(line.x[0] for line in lines) or 1.0)
     y = Axis(title, *_room(value for line in lines for value in (
         *line.y, *(end for bar in line.bars for end in bar))))
     words = f"{title} by {name}"
     return Chart(words, draw_chart([front, *lines], x, y, title=words), [
         *legend, ("front", front.name)])
+
+
+def _stairs(name: str, points: Sequence[tuple[float, float]]) -> Line:
+    """What can be had at a cost: level until the next point that costs more."""
+    corners = [corner for before, after in pairwise(points)
+               for corner in (before, (after[0], before[1]))] + [*points[-1:]]
+    return Line(name, [x for x, _ in corners], [y for _, y in corners], "front")
 
 
 def learning_charts(result: Mapping[str, Any], *, title: str) -> list[Chart]:

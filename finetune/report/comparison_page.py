@@ -24,7 +24,7 @@ __all__ = ["write_comparison_page"]
 ROOM = 1_700_000                   # characters of all thumbnails; the page stays below 3 MB
 SIDE = 104                         # px of a thumbnail
 MOST_VERDICTS, MOST_PAIRS = 60, 12  # pairs that are told; that are shown in detail
-MOST_CLASSES, MOST_PICTURES = 240, 240  # rows and pictures of all pairs together
+MOST_CLASSES, MOST_PICTURES = 240, 120  # rows and pictures of all pairs together
 LEAST = 12                         # of either, of a pair
 FIRST = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "quadratic_kappa",
          "mean_absolute_error", "roc_auc", "average_precision", "log_loss", "brier", "ece")
@@ -52,6 +52,7 @@ def write_comparison_page(result: Mapping[str, Any], folder: Path) -> Path:
         "comparison.html.jinja", style="comparison.css", result=result, titles=titles, title=title,
         points=result["metric"] not in OWN_UNITS, plot=_plot(result, pairs), pairs=pairs,
         details=[_detail(result, pair, titles, thumbnails) for pair in pairs[:MOST_PAIRS]],
+        notes=[note for note in result["notes"] if not note.startswith("REHEARSALS")],
         hidden=len(result["comparisons"]) - len(pairs), sentences=_sentences(pairs),
         methods=[_method(result, row) for row in result["methods"]],
         shown=_ordered(result["methods"][0]["metrics"]),
@@ -112,7 +113,8 @@ def _run(method: str, run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         way = Path(os.path.relpath(report, folder.resolve())).as_posix()
     except ValueError:  # on another drive
         return {**run, "method": method, "link": None}
-    return {**run, "method": method, "link": quote(f"./{way}") if report.is_file() else None}
+    link = quote(os.fsencode(f"./{way}")) if report.is_file() else None
+    return {**run, "method": method, "link": link}
 
 
 def _detail(result: Mapping[str, Any], pair: Mapping[str, Any], titles: Mapping[str, str],
@@ -177,7 +179,7 @@ def _picture(result: Mapping[str, Any], row: Mapping[str, Any],
     return {"id": row["id"].encode("utf-8", "backslashreplace").decode(), "label": row["label"],
             "change": row["change"], "uri": uri,
             "classes": "\n".join(_labels_of(result, row["label"])),
-            "first": _answers(row["first"]["answers"]), "second": _answers(row["second"]["answers"])}
+            **{side: _answers(row[side]["answers"]) for side in ("first", "second")}}
 
 
 def _labels_of(result: Mapping[str, Any], label: str) -> list[str]:

@@ -57,7 +57,7 @@ def told(metric: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 def draw_interval(metric: str, entry: Mapping[str, Any], scale: Scale) -> Markup:
     """The point and the interval of a row; filled where the verdict is better or worse."""
     kind = entry["verdict"]["kind"]
-    parts = [f'<line class="zero" x1="{scale.place(0):.2f}%" x2="{scale.place(0):.2f}%" y2="100%"/>']
+    parts = [_zero(scale, "100%")]
     if entry["low"] is not None and entry["high"] is not None:
         parts.append(f'<line class="span" x1="{scale.place(entry["low"]):.2f}%" '
                      f'x2="{scale.place(entry["high"]):.2f}%" y1="50%" y2="50%"/>')
@@ -71,10 +71,15 @@ def draw_interval(metric: str, entry: Mapping[str, Any], scale: Scale) -> Markup
 
 def draw_scale(metric: str, scale: Scale) -> Markup:
     """Numbers below the rows."""
-    parts = [f'<line class="zero" x1="{scale.place(0):.2f}%" x2="{scale.place(0):.2f}%" y2="6"/>']
+    parts = [_zero(scale, "6")]
     for value in nice_ticks(Axis("", scale.low, scale.high), count=3):
         at = scale.place(value)
         side = "start" if at < 12 else "end" if at > 88 else "middle"
         parts.append(f'<line x1="{at:.2f}%" x2="{at:.2f}%" y2="5"/><text x="{at:.2f}%" y="19" '
                      f'text-anchor="{side}">{shown(metric, value, unit=False)}</text>')
     return Markup(f'<svg class="scale" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def _zero(scale: Scale, down: str) -> str:
+    at = f"{scale.place(0):.2f}%"
+    return f'<line class="zero" x1="{at}" x2="{at}" y2="{down}"/>'

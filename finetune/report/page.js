@@ -65,11 +65,17 @@ function compareCells(a, b) {
 
 function sortTable(table, column, descending) {
   const body = table.tBodies[0], rows = Array.from(body.rows);
-  rows.sort((a, b) => {
-    const { last, order } = compareCells(a.cells[column], b.cells[column]);
-    return last !== undefined ? last : descending ? -order : order;  // what is undefined stays last
-  });
-  body.append(...rows);
+  const within = (name) => rows.filter((row) => (row.dataset.parent || "") === name);
+  const told = (branch) => branch.find((row) => !valueOf(row.cells[column]).none) || branch[0];
+  const sorted = (some) => {  // branches: a row, and below it what belongs to it
+    const branches = some.map((row) => [row, ...(row.dataset.name ? sorted(within(row.dataset.name)) : [])]);
+    branches.sort((a, b) => {
+      const { last, order } = compareCells(told(a).cells[column], told(b).cells[column]);
+      return last !== undefined ? last : descending ? -order : order;  // what is undefined stays last
+    });
+    return branches.flat();
+  };
+  body.append(...sorted(within("")));
 }
 
 function makeSortable(table) {
@@ -111,11 +117,17 @@ function makeFilter(place, items, what, facets) {
         || !chosen.every((choice) => valuesOf(item, choice.name).includes(choice.value));
       return !item.hidden;
     });
+    shown.forEach((item) => above(item, items).forEach((each) => { each.hidden = false; }));
     count.textContent = wanted || chosen.length ? shown.length + " of " + items.length : "";
   };
   [input, ...choices].forEach((each) => each.addEventListener("input", apply));
   box.append(input, ...choices, count);
   place.before(box);
+}
+
+function above(item, items) {  // the rows that it belongs to
+  const parent = item.dataset.parent && items.find((each) => each.dataset.name === item.dataset.parent);
+  return parent ? [parent, ...above(parent, items)] : [];
 }
 
 function valuesOf(item, facet) {  // a picture may be of several classes, a line each
