@@ -87,7 +87,8 @@ function makeSortable(table) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const first = valueOf(table.tBodies[0].rows[0].cells[column]);
+      const values = Array.from(table.tBodies[0].rows, (row) => valueOf(row.cells[column]));
+      const first = values.find((value) => !value.none) || values[0];
       const before = head.getAttribute("aria-sort");
       const descending = before ? before === "ascending" : !isNaN(first.number);
       heads.forEach((other) => other.removeAttribute("aria-sort"));
