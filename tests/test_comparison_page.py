@@ -85,6 +85,17 @@ def test_one_method_alone_has_a_page_too(tmp_path):
     assert "3 seeds" in text and "Verdict" not in text
 
 
+def test_several_labels_a_picture_are_filtered_by_each(tmp_path, show):
+    page, _ = compared(tmp_path, 2, multi=True, shown=0)
+    opened = show(page)
+    options = opened.locator("select[name=class] option").all_inner_texts()
+    assert options == ["any class", EVIL, "healthy", "none"] and "lost" not in opened.locator(
+        ".forest").last.locator("thead").inner_text()
+    opened.locator("select[name=class]").select_option("healthy")
+    assert all("healthy" in text for text in
+               opened.locator(".pictures > li:visible").all_inner_texts())
+
+
 def test_very_many_pairs_and_classes_stay_small(each, tmp_path):
     found = dict(each[1])
     pair = found["comparisons"][0]

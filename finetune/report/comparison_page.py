@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,10 @@ def _detail(result: Mapping[str, Any], pair: Mapping[str, Any], titles: Mapping[
     shared = min(len(result["comparisons"]), MOST_PAIRS)
     changed = pair["changed"]
     chosen = _spread_out(changed["pictures"], max(LEAST, MOST_PICTURES // shared))
-    return {**pair, "main": pair["metrics"][result["metric"]],
+    return {**pair, "in_short": _in_short(pair["metrics"][result["metric"]]),
             "rows": [_metric_row(name, titles.get(name, name), pair["metrics"][name])
                      for name in _ordered(pair["metrics"])],
+            "doubts": _doubts(pair["metrics"].values()),
             "classes": _classes(result, pair, max(LEAST, MOST_CLASSES // shared)),
             "counts": changed["counts"], "changed_count": len(changed["pictures"]),
             "pictures": [_picture(result, row, thumbnails) for row in chosen]}
@@ -134,8 +135,17 @@ def _detail(result: Mapping[str, Any], pair: Mapping[str, Any], titles: Mapping[
 def _metric_row(name: str, title: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     value, between = told(name, entry)
     return {**entry, "title": title, "told": value, "between": between,
-            "own_units": name in OWN_UNITS,
-            "words": entry["verdict"]["words"].partition(",")[0].partition(";")[0]}
+            "own_units": name in OWN_UNITS, "words": _in_short(entry)}
+
+
+def _in_short(entry: Mapping[str, Any]) -> str:
+    """The verdict without its interval, which stands beside it."""
+    words = str(entry["verdict"]["words"])
+    return words.partition(":" if entry["verdict"]["kind"] == "untold" else ",")[0]
+
+
+def _doubts(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(entry["why"] for entry in entries if entry["why"]))
 
 
 def _classes(result: Mapping[str, Any], pair: Mapping[str, Any],
@@ -153,7 +163,7 @@ def _classes(result: Mapping[str, Any], pair: Mapping[str, Any],
     counts = Counter((row["change"], row["label"]) for row in pair["changed"]["pictures"])
     for row in plot["rows"]:
         row |= {change: counts[change, row["name"]] for change in ("won", "lost")}
-    return plot | {"total": total}
+    return plot | {"total": total, "doubts": _doubts(plot["rows"])}
 
 
 def _spread_out(pictures: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:

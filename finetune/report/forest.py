@@ -72,12 +72,16 @@ def draw_interval(metric: str, entry: Mapping[str, Any], scale: Scale) -> Markup
 def draw_scale(metric: str, scale: Scale) -> Markup:
     """Numbers below the rows."""
     parts = [_zero(scale, "6")]
-    for value in nice_ticks(Axis("", scale.low, scale.high), count=3):
+    for value in nice_ticks(Axis("", scale.low, scale.high), count=2):
         at = scale.place(value)
         side = "start" if at < 12 else "end" if at > 88 else "middle"
         parts.append(f'<line x1="{at:.2f}%" x2="{at:.2f}%" y2="5"/><text x="{at:.2f}%" y="19" '
-                     f'text-anchor="{side}">{shown(metric, value, unit=False)}</text>')
+                     f'text-anchor="{side}">{_tick(metric, value)}</text>')
     return Markup(f'<svg class="scale" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def _tick(metric: str, value: float) -> str:
+    return shown(metric, value, unit=False).removesuffix(".0")
 
 
 def _zero(scale: Scale, down: str) -> str:
