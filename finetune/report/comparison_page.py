@@ -24,8 +24,8 @@ __all__ = ["write_comparison_page"]
 ROOM = 1_700_000                   # characters of all thumbnails; the page stays below 3 MB
 SIDE = 104                         # px of a thumbnail
 MOST_VERDICTS, MOST_PAIRS = 60, 12  # pairs that are told; that are shown in detail
-MOST_CLASSES, MOST_PICTURES = 240, 120  # rows and pictures of all pairs together
-LEAST = 12                         # of either, of a pair
+MOST_CLASSES, MOST_PICTURES = 240, 360  # rows and pictures of all pairs together
+LEAST_CLASSES, OF_A_PAIR = 12, 120  # rows of a pair, in any case; pictures, at most
 FIRST = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "quadratic_kappa",
          "mean_absolute_error", "roc_auc", "average_precision", "log_loss", "brier", "ece")
 COSTS = {"seconds": "time", "trained_parameters": "parameters", "peak_memory_mb": "memory"}
@@ -122,12 +122,12 @@ def _detail(result: Mapping[str, Any], pair: Mapping[str, Any], titles: Mapping[
     """All that is shown of a pair."""
     shared = min(len(result["comparisons"]), MOST_PAIRS)
     changed = pair["changed"]
-    chosen = _spread_out(changed["pictures"], max(LEAST, MOST_PICTURES // shared))
+    chosen = _spread_out(changed["pictures"], min(OF_A_PAIR, MOST_PICTURES // shared))
     return {**pair, "in_short": _in_short(pair["metrics"][result["metric"]]),
             "rows": [_metric_row(name, titles.get(name, name), pair["metrics"][name])
                      for name in _ordered(pair["metrics"])],
             "doubts": _doubts(pair["metrics"].values()),
-            "classes": _classes(result, pair, max(LEAST, MOST_CLASSES // shared)),
+            "classes": _classes(result, pair, max(LEAST_CLASSES, MOST_CLASSES // shared)),
             "counts": changed["counts"], "changed_count": len(changed["pictures"]),
             "pictures": [_picture(result, row, thumbnails) for row in chosen]}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from finetune.evaluation.verdicts import shown
+from finetune.evaluation.verdicts import OWN_UNITS, shown
 from finetune.report.svg import Axis, nice_ticks
 
 __all__ = ["Scale", "draw_interval", "draw_scale", "scale_of", "told"]
@@ -72,7 +72,8 @@ def draw_interval(metric: str, entry: Mapping[str, Any], scale: Scale) -> Markup
 def draw_scale(metric: str, scale: Scale) -> Markup:
     """Numbers below the rows."""
     parts = [_zero(scale, "6")]
-    for value in nice_ticks(Axis("", scale.low, scale.high), count=2):
+    count = 2 if metric in OWN_UNITS else 4  # points are short
+    for value in nice_ticks(Axis("", scale.low, scale.high), count=count):
         at = scale.place(value)
         side = "start" if at < 12 else "end" if at > 88 else "middle"
         parts.append(f'<line x1="{at:.2f}%" x2="{at:.2f}%" y2="5"/><text x="{at:.2f}%" y="19" '
