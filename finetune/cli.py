@@ -50,8 +50,9 @@ Pictures
                           audit.json and audit.html, and a splits file that keeps copies together
 
 Runs
-  ls runs [DIR] [KEY=VALUE ...] [--sort METRIC] [--metric METRIC]
-                          runs with what they reached; values may hold * and ?
+  ls runs [DIR] [KEY=VALUE ...] [--sort METRIC] [--metric METRIC] [--html] [--open]
+                          runs with what they reached; values may hold * and ?; --html: also as a
+                          page, DIR/index.html; --open: and show it in the browser
   resume RUN              continue an interrupted run, bit by bit as if it had not stopped; of a
                           folder of folds, those that are missing
   evaluate RUN            measure the chosen weights again on the test part
@@ -61,9 +62,12 @@ Runs
   verify RUN [--twice]    whether versions, data, weights, split, settings, predictions and metrics
                           are the run's own; --twice: whether training twice gives the same bits
   evidence RUN FILE.zip   what a reviewer needs, with the CLAIM 2024 checklist
-  compare RUN RUN ... [--metric NAME] [--reference RUN] [--confidence 0.95] [--output DIR]
+  compare RUN RUN ... [--metric NAME] [--reference RUN] [--confidence 0.95] [--output DIR] [--open]
                           which is better, and whether it is real: runs that differ only in seed are
                           one method; of a folder or study, the runs in it; writes comparison.json
+                          and comparison.html; --open: show it in the browser
+  compare --wandb ENTITY/PROJECT[/GROUP] [--metric NAME]
+                          means and spreads over seeds of what Weights & Biases holds; no verdict
 
 Weights without a network
   weights ls              which are on this machine, where, under which licence
@@ -199,6 +203,8 @@ def _ls_runs(words: list[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="DIR | KEY=VALUE")
     parser.add_argument("--metric", default=None, help="shown; default: accuracy")
     parser.add_argument("--sort", metavar="METRIC", help="the best first; default: the newest")
+    parser.add_argument("--html", action="store_true", help="write them to DIR/index.html too")
+    parser.add_argument("--open", action="store_true", help="the same, and open it in the browser")
     given = parser.parse_intermixed_args(words)
     folders = [word for word in given.words if "=" not in word] or ["runs"]
     if len(folders) > 1:
@@ -206,8 +212,16 @@ def _ls_runs(words: list[str]) -> int:
     from finetune.runs_index import list_runs, parse_filters, print_runs
 
     filters = parse_filters([word for word in given.words if "=" in word])
-    print_runs(list_runs(Path(folders[0]).expanduser(), filters=filters, sort=given.sort),
-               metric=given.metric or given.sort or "accuracy")
+    folder, metric = Path(folders[0]).expanduser(), given.metric or given.sort or "accuracy"
+    rows = list_runs(folder, filters=filters, sort=given.sort)
+    print_runs(rows, metric=metric)
+    if given.html or given.open:
+        from finetune.runs_tree import write_index
+
+        page = write_index(folder, rows, metric=metric)
+        say(f"wrote {page}")
+        if given.open:
+            _open(page)
     return 0
 
 
@@ -405,20 +419,44 @@ def _evidence(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     parser = _parser("compare", [])
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, a study, a folder of runs")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run, a study, a folder of runs")
     parser.add_argument("--metric", metavar="NAME", help="of the verdict; default: that which "
                         "chose the epochs")
     parser.add_argument("--reference", metavar="RUN", help="a run or method that all others are "
                         "compared with; default: all pairs")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
+    parser.add_argument("--confidence", type=float, help="of the intervals; default: 0.95")
     parser.add_argument("--output", metavar="DIR", type=Path,
                         help="default: a new comparison-TIME beside the first run")
+    parser.add_argument("--open", action="store_true", help="and open the page in the browser")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT[/GROUP]",
+                        help="runs that Weights & Biases holds, in place of run directories")
     given = parser.parse_intermixed_args(words)
+    if given.wandb is not None:
+        return _compare_tracked(parser, given)
+    if not given.runs:
+        parser.error("compare needs runs, a study or a folder of runs, or --wandb ENTITY/PROJECT")
     from finetune.comparing import compare
 
-    compare(given.runs, metric=given.metric, reference=given.reference,
-            confidence=given.confidence,
-            output=None if given.output is None else given.output.expanduser())
+    path = compare(given.runs, metric=given.metric, reference=given.reference,
+                   confidence=0.95 if given.confidence is None else given.confidence,
+                   output=None if given.output is None else given.output.expanduser())
+    if given.open:
+        _open(path.with_name("comparison.html"))
+    return 0
+
+
+def _compare_tracked(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    if given.runs:
+        parser.error(f"--wandb {given.wandb} and run directories ({given.runs[0]}) exclude each "
+                     "other: the server holds no answers that could be compared with theirs")
+    unused = [f"--{name}" for name in ("reference", "confidence", "output", "open")
+              if getattr(given, name)]
+    if unused:
+        parser.error(f"{unused[0]} needs answers for single pictures, which Weights & Biases "
+                     "doesn't hold; with --wandb there is only --metric")
+    from finetune.tracked_runs import compare_tracked
+
+    compare_tracked(given.wandb, metric=given.metric)
     return 0
 
 

@@ -39,6 +39,7 @@ from finetune.method_pairs import (
     method_entry,
     run_intervals,
 )
+from finetune.report.comparison_page import write_comparison_page
 from finetune.run_facts import find_flags, pareto_front, run_cost, run_curve
 
 __all__ = ["SCHEMA", "compare"]
@@ -49,7 +50,9 @@ OF_CLASSES = ("recall", "precision", "f1", "roc_auc", "average_precision")
 
 def compare(paths: Sequence[str], *, metric: str | None = None, output: Path | None = None,
             reference: str | None = None, confidence: float = 0.95) -> Path:
-    """Compare runs, print verdicts, write ``comparison.json``; docs/comparing.md has its schema.
+    """Compare runs, print verdicts, write ``comparison.json`` and the page ``comparison.html``.
+
+    docs/comparing.md has the schema.
 
     Args:
         paths: Runs, studies, or folders with runs.
@@ -61,7 +64,7 @@ def compare(paths: Sequence[str], *, metric: str | None = None, output: Path | N
         confidence: Of all intervals; between 0.5 and 1.
 
     Returns:
-        The file.
+        The file; the page lies beside it.
 
     Raises:
         InputError: What is given can't be compared; nothing was written.
@@ -75,9 +78,10 @@ def compare(paths: Sequence[str], *, metric: str | None = None, output: Path | N
     methods, left_out = group_methods(runs)
     if sum(len(method.runs) for method in methods) < 2:
         raise InputError(f"{'; '.join(left_out)}: one run only is left; compare needs two or more")
-    result = _compare(methods, paths, metric, reference, confidence, [*notes, *left_out])
+    result = _plain(_compare(methods, paths, metric, reference, confidence, [*notes, *left_out]))
     path = write_json((output or _new_folder(Path(paths[0]).expanduser())) / "comparison.json",
-                      _plain(result))
+                      result)
+    write_comparison_page(result, path.parent)
     print_comparison(result, path)
     return path
 

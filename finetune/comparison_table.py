@@ -26,7 +26,7 @@ def print_comparison(result: Mapping[str, Any], path: Path) -> None:
         _say_verdict(result, pair)
     for flag in result["flags"]:
         warn(f"{flag['kind']}: {flag['text']}")
-    say(f"wrote {path}")
+    say(f"wrote {path} and, as a page, comparison.html beside it")
 
 
 def _print_methods(result: Mapping[str, Any]) -> None:

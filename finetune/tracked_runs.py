@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from finetune.errors import InputError
+from finetune.console import say, table
+from finetune.errors import ConfigurationError, InputError, did_you_mean, first_of
 from finetune.training.tracking_server import find_key, server_address
 
-__all__ = ["METRICS", "TrackedRun", "join_seeds", "read_tracked"]
+__all__ = ["METRICS", "TrackedRun", "compare_tracked", "join_seeds", "read_tracked"]
 
 METRICS = ("accuracy", "balanced_accuracy", "quadratic_kappa", "mean_absolute_error", "macro_f1",
            "average_precision", "roc_auc", "log_loss")
@@ -46,6 +47,59 @@ class TrackedRun:
     def seed(self) -> Any:
         """The seed, if it is known."""
         return self.settings.get("seed")
+
+
+def compare_tracked(place: str, *, metric: str | None = None) -> None:
+    """Print means and spreads of what a server holds; it gives no verdict.
+
+    Args:
+        place: ``ENTITY/PROJECT`` or ``ENTITY/PROJECT/GROUP``.
+        metric: None: that which chose the epochs of all runs, else the first that any has.
+
+    Raises:
+        InputError: As `read_tracked`; or no run is finished.
+        ConfigurationError: No run has such a metric.
+    """
+    runs = read_tracked(place)
+    finished = [run for run in runs if run.state == "finished"]
+    if not finished:
+        raise InputError(f"{place}: none of its {len(runs)} runs is finished "
+                         f"({first_of([f'{run.name} {run.state}' for run in runs])})")
+    chosen = _metric(finished, metric)
+    names = [f"test/{chosen}", f"best/val/{chosen}"]
+    rows = join_seeds(finished, names)
+    table(f"{place}, {len(finished)} finished runs", [
+        "method", "seeds", *(word for name in names for word in (name, "SD over seeds")), "state"],
+        [[row["method"], ", ".join(map(str, row["seeds"])),
+          *(word for name in names for word in _shown(row[name])), "finished"] for row in rows])
+    left_out = [f"{run.name} ({run.state})" for run in runs if run not in finished]
+    if left_out:
+        say(f"left out, not finished: {first_of(left_out)}")
+    say("No verdict: Weights & Biases holds no answers for single pictures, so nothing is tested "
+        "and spreads are over seeds alone. For verdicts, compare the run directories.")
+
+
+def _metric(runs: Sequence[TrackedRun], wanted: str | None) -> str:
+    known = [name for name in sorted({key.split("/")[-1] for run in runs for key in run.numbers
+                                      if key.startswith(("test/", "best/val/"))})]
+    if wanted is not None:
+        if wanted not in known:
+            raise ConfigurationError(f"--metric {wanted}: no finished run has it"
+                                     f"{did_you_mean(wanted, known)}; they have {first_of(known)}")
+        return wanted
+    chose = {(run.settings.get("training") or {}).get("select_metric") for run in runs}
+    own = chose.pop() if len(chose) == 1 else None
+    found = [name for name in (own, *METRICS, *known) if name in known]
+    if not found:
+        raise InputError("none of the finished runs has a number of validation or test")
+    return str(found[0])
+
+
+def _shown(entry: Mapping[str, float | None] | None) -> list[str]:
+    """Mean and standard deviation."""
+    if entry is None:
+        return ["", ""]
+    return ["" if value is None else f"{value:.4f}" for value in (entry["mean"], entry["std"])]
 
 
 def read_tracked(place: str, *, timeout: int = 20) -> list[TrackedRun]:

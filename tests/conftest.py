@@ -1,6 +1,7 @@
 """Shared by all tests: no network, no leftovers of a user's settings, real data where it is."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,37 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("FINETUNE_TEST_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, or skip. Of a module: its event loop must not be there for other tests."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def show(browser):
+    """Opens a page; in the end nothing was said on its console and no other file was asked for."""
+    said, asked, contexts = [], [], []
+
+    def opened(path, **options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append("a dialog"), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == [] and all(url.startswith(("file:", "data:")) for url in asked)

@@ -1,7 +1,6 @@
 """The pages in a browser: clicks, keys, sorting, filters, phones; and that nothing is asked for."""
 
 import json
-import shutil
 import webbrowser
 
 import numpy as np
@@ -11,21 +10,9 @@ from run_builder import build_run
 from finetune.__main__ import main
 from finetune.report.html import write_report
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "<script>alert(1)</script>"
 NAMES = {2: ["healthy", EVIL], 7: ["a", EVIL, "river and lake", "d", "e", "f", "g_with_a_" * 9],
          50: [f"kind {i}" for i in range(50)]}
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def written(folder, count):
@@ -43,27 +30,6 @@ def each(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     return written(tmp_path_factory.mktemp("run"), 7)
-
-
-@pytest.fixture
-def show(browser):
-    """Opens a page; in the end nothing was said on its console and no other file was asked for."""
-    said, asked, contexts = [], [], []
-
-    def opened(path, **options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append("a dialog"), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert said == [] and all(url.startswith(("file:", "data:")) for url in asked)
 
 
 def column(table, place):

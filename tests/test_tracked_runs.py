@@ -5,8 +5,9 @@ import socket
 import pytest
 from wandb_server import serving
 
+from finetune.__main__ import main
 from finetune.errors import InputError
-from finetune.tracked_runs import TrackedRun, join_seeds, read_tracked
+from finetune.tracked_runs import TrackedRun, compare_tracked, join_seeds, read_tracked
 from finetune.training.tracking import start_tracking
 
 ANSWERS = {"class_names": ["cat", "dog"], "confusion_matrix": [[2, 0], [1, 1]],
@@ -32,7 +33,7 @@ def filled(tmp_path_factory):
                 group=group, tags=[], notes=None, name=f"{policy}-{seed}", pictures=False,
                 config={"seed": seed, "freezing": {"policy": policy}}, run_id=None, salt="s")
             tracker.log_epoch({"val/accuracy": accuracy}, 1)
-            tracker.log_best({"accuracy": accuracy})
+            tracker.log_best({"val/accuracy": accuracy, "val/log_loss": 1 - accuracy})
             tracker.log_results("test", {"accuracy": accuracy, **ANSWERS})
             tracker.finish()
             assert not tracker.warnings
@@ -41,7 +42,7 @@ def filled(tmp_path_factory):
 
 def test_what_was_sent_comes_back(server):
     runs = read_tracked("me/mine/g")
-    assert [(r.name, r.seed, r.numbers["test/accuracy"], r.numbers["best/accuracy"], r.state)
+    assert [(r.name, r.seed, r.numbers["test/accuracy"], r.numbers["best/val/accuracy"], r.state)
             for r in runs] == [("none-0", 0, 0.7, 0.7, "finished"),
                                ("none-1", 1, 0.8, 0.8, "finished"),
                                ("head_only-0", 0, 0.6, 0.6, "finished")]
@@ -92,3 +93,50 @@ def test_no_key_is_told_and_not_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match="WANDB_API_KEY"):
         read_tracked("me/mine")
+
+
+def test_the_command_prints_means_spreads_and_no_verdict(server, capsys):
+    assert main(["compare", "--wandb", "me/mine/g"]) == 0
+    told = capsys.readouterr().out
+    row = next(line for line in told.splitlines() if "policy=none" in line)
+    assert row.split() == ["freezing.policy=none", "0,", "1", "0.7500", "0.0707", "0.7500",
+                           "0.0707", "finished"]
+    assert "test/accuracy" in told and "best/val/accuracy" in told and "No verdict" in told
+
+
+def test_a_metric_of_validation_alone_leaves_test_empty(server, capsys):
+    assert main(["compare", "--wandb", "me/mine/g", "--metric", "log_loss"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "head_only" in line)
+    assert row.split() == ["freezing.policy=head_only", "0", "0.4000", "finished"]
+
+
+@pytest.mark.parametrize("words, told", [
+    (["--metric", "acuracy"], "did you mean 'accuracy'"),
+    (["runs/a"], "exclude each other"), (["--reference", "none"], "there is only --metric"),
+    (["--open"], "--open needs answers")])
+def test_what_cannot_be_asked_of_a_server_is_told(words, told, server, capsys):
+    assert main(["compare", "--wandb", "me/mine/g", *words]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_neither_runs_nor_a_place_is_told(capsys):
+    assert main(["compare"]) == 2
+    assert "or --wandb ENTITY/PROJECT" in capsys.readouterr().err
+
+
+def run_of(name, state, accuracy, **settings):
+    return TrackedRun(name, name, None, None, state, {"seed": 0, **settings},
+                      {"test/macro_f1": accuracy, "test/accuracy": accuracy})
+
+
+def test_unfinished_runs_are_named_and_left_out(monkeypatch, capsys):
+    chose = {"training": {"select_metric": "macro_f1"}}
+    runs = [run_of("a", "finished", 0.5, **chose), run_of("b", "crashed", 0.9, **chose)]
+    monkeypatch.setattr("finetune.tracked_runs.read_tracked", lambda place: runs)
+    compare_tracked("me/mine")
+    told = capsys.readouterr().out
+    assert "left out, not finished: b (crashed)" in told and "0.9000" not in told
+    assert "test/macro_f1" in told
+    monkeypatch.setattr("finetune.tracked_runs.read_tracked", lambda place: runs[1:])
+    with pytest.raises(InputError, match="none of its 1 runs is finished"):
+        compare_tracked("me/mine")

@@ -65,11 +65,17 @@ function compareCells(a, b) {
 
 function sortTable(table, column, descending) {
   const body = table.tBodies[0], rows = Array.from(body.rows);
-  rows.sort((a, b) => {
-    const { last, order } = compareCells(a.cells[column], b.cells[column]);
-    return last !== undefined ? last : descending ? -order : order;  // what is undefined stays last
-  });
-  body.append(...rows);
+  const within = (name) => rows.filter((row) => (row.dataset.parent || "") === name);
+  const told = (branch) => branch.find((row) => !valueOf(row.cells[column]).none) || branch[0];
+  const sorted = (some) => {  // branches: a row, and below it what belongs to it
+    const branches = some.map((row) => [row, ...(row.dataset.name ? sorted(within(row.dataset.name)) : [])]);
+    branches.sort((a, b) => {
+      const { last, order } = compareCells(told(a).cells[column], told(b).cells[column]);
+      return last !== undefined ? last : descending ? -order : order;  // what is undefined stays last
+    });
+    return branches.flat();
+  };
+  body.append(...sorted(within("")));
 }
 
 function makeSortable(table) {
@@ -81,7 +87,8 @@ function makeSortable(table) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const first = valueOf(table.tBodies[0].rows[0].cells[column]);
+      const values = Array.from(table.tBodies[0].rows, (row) => valueOf(row.cells[column]));
+      const first = values.find((value) => !value.none) || values[0];
       const before = head.getAttribute("aria-sort");
       const descending = before ? before === "ascending" : !isNaN(first.number);
       heads.forEach((other) => other.removeAttribute("aria-sort"));
@@ -96,24 +103,51 @@ function wordsOf(item) {  // of a row only its words: every row has a 4 in some 
   return parts.map((part) => part.textContent).join(" ").replace(/\s+/g, " ").toLowerCase();
 }
 
-function makeFilter(place, items, what) {
-  const label = document.createElement("label"), input = document.createElement("input");
-  const count = document.createElement("span");
-  label.className = "filter";
+function makeFilter(place, items, what, facets) {
+  const box = document.createElement("div"), input = document.createElement("input");
+  const count = document.createElement("span"), choices = facets.map((name) => makeChoice(name, items));
+  box.className = "filter";
   input.type = "search";
   input.placeholder = "filter";
   input.setAttribute("aria-label", "Filter " + what);
   count.setAttribute("role", "status");
-  input.addEventListener("input", () => {
-    const wanted = input.value.toLowerCase().trim();
+  const apply = () => {
+    const wanted = input.value.toLowerCase().trim(), chosen = choices.filter((choice) => choice.value);
     const shown = items.filter((item) => {
-      item.hidden = !wordsOf(item).includes(wanted);
+      item.hidden = !wordsOf(item).includes(wanted)
+        || !chosen.every((choice) => valuesOf(item, choice.name).includes(choice.value));
       return !item.hidden;
     });
-    count.textContent = wanted ? shown.length + " of " + items.length : "";
-  });
-  label.append(input, count);
-  place.before(label);
+    shown.forEach((item) => above(item, items).forEach((each) => { each.hidden = false; }));
+    count.textContent = wanted || chosen.length ? shown.length + " of " + items.length : "";
+  };
+  [input, ...choices].forEach((each) => each.addEventListener("input", apply));
+  box.append(input, ...choices, count);
+  place.before(box);
+}
+
+function above(item, items) {  // the rows that it belongs to
+  const parent = item.dataset.parent && items.find((each) => each.dataset.name === item.dataset.parent);
+  return parent ? [parent, ...above(parent, items)] : [];
+}
+
+function valuesOf(item, facet) {  // a picture may be of several classes, a line each
+  return (item.dataset[facet] || "").split("\n");
+}
+
+function makeChoice(facet, items) {
+  const choice = document.createElement("select");
+  choice.name = facet;
+  choice.setAttribute("aria-label", "Only this " + facet);
+  choice.append(new Option("any " + facet, ""));
+  const values = Array.from(new Set(items.flatMap((item) => valuesOf(item, facet)))).filter(Boolean);
+  values.sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
+  values.forEach((value) => choice.append(new Option(value, value)));
+  return choice;
+}
+
+function facetsOf(place) {
+  return (place.dataset.facets || "").split(" ").filter(Boolean);
 }
 
 // ---- the confusion matrix: its cells show their pictures, arrows move between them
@@ -281,10 +315,12 @@ document.querySelectorAll("table:not(.cells)").forEach((table) => {
   if (!table.tHead || !table.tBodies.length) return;
   const rows = Array.from(table.tBodies[0].rows);
   makeSortable(table);
-  if (rows.length > 15) makeFilter(table.closest(".wide") || table, rows, "the rows below");
+  const facets = facetsOf(table);
+  if (rows.length > (facets.length ? 2 : 15)) makeFilter(table.closest(".wide") || table, rows, "the rows below", facets);
 });
 document.querySelectorAll(".pictures:not(.close)").forEach((list) => {
-  if (list.children.length > 8) makeFilter(list, Array.from(list.children), "the pictures below");
+  const facets = facetsOf(list), items = Array.from(list.children);
+  if (items.length > (facets.length ? 2 : 8)) makeFilter(list, items, "the pictures below", facets);
 });
 document.querySelectorAll("table.cells").forEach(makeMatrix);
 document.querySelectorAll("svg.chart").forEach(makeChart);
