@@ -60,7 +60,7 @@ def compare(paths: Sequence[str], *, metric: str | None = None, output: Path | N
         output: Folder of the file; None: a new ``comparison-TIME`` in the folder of the first run,
             or in the study or folder given.
         reference: A run's folder or a method's name that all others are compared with; None: in a
-            study its own reference against the arm that was chosen on validation, else all pairs.
+            study its own reference against the best other arm on validation, else all pairs.
         confidence: Of all intervals; between 0.5 and 1.
 
     Returns:
@@ -159,14 +159,14 @@ def _pairs(methods: Sequence[Method], paths: Sequence[str],
     study = _study_choice(paths)
     names = [method.name for method in methods]
     if study and study[1] in names:
-        chosen, against = study
+        chosen, against, beside = study
         place = names.index(against)
-        if chosen in names and chosen != against:
+        if chosen in names:
             return [(names.index(chosen), place)], [
-                f"the study chose {chosen} on validation; it alone is compared with {against}, the "
-                "reference. --reference NAME compares all with one"]
+                f"{chosen} is the best arm on validation{beside}; it alone is compared with "
+                f"{against}, the reference. --reference NAME compares all with one"]
         return [(i, place) for i in everything if i != place], [
-            f"the study's best arm on validation is its reference, {against}"]
+            f"{against}, the study's reference, is compared with all: no arm was chosen"]
     return [(j, i) for i, j in combinations(everything, 2)], []
 
 
@@ -182,14 +182,21 @@ def _place_of(methods: Sequence[Method], reference: str) -> int:
                              f"{did_you_mean(reference, names)}; methods are {'; '.join(names)}")
 
 
-def _study_choice(paths: Sequence[str]) -> tuple[str, str] | None:
-    """The arm that a study chose, and its reference; nothing where several things are given."""
+def _study_choice(paths: Sequence[str]) -> tuple[str, str, str] | None:
+    """The best arm on validation beside the reference, the reference, and words for "beside".
+
+    Nothing where several things are given.
+    """
     path = Path(paths[0]).expanduser() / "study.json"
     if len(paths) > 1 or not path.is_file():
         return None
     study = json.loads(path.read_text(encoding="utf-8"))
     chosen, reference = study.get("chosen"), study.get("reference")
-    return (chosen, reference) if chosen and reference else None
+    if chosen != reference or not reference:
+        return (chosen, reference, "") if chosen and reference else None
+    others = [arm for arm in study.get("arms", []) if arm["name"] != reference and arm.get("rank")]
+    best = min(others, key=lambda arm: arm["rank"], default={"name": ""})
+    return best["name"], reference, ", after the reference"
 
 
 def _part_notes(methods: Sequence[Method]) -> list[str]:

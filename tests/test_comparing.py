@@ -316,6 +316,11 @@ def test_a_studys_final_runs_are_compared_under_its_names(tmp_path):
     assert (pair["first"], pair["second"]) == ("arm gradual", "arm none")
     assert any("3 runs that searched" in note for note in found["notes"])
     assert any("not finished" in note and "lost" in note for note in found["notes"])
+    ranks = {"arm none": 1, "arm head_only": 2, "arm gradual": 3}
+    study(tmp_path, members, chosen="arm none", reference="arm none",
+          arms=[{"name": name, "rank": rank} for name, rank in ranks.items()])
+    (pair,) = json.loads(compare([str(folder)]).read_text())["comparisons"]
+    assert (pair["first"], pair["second"]) == ("arm head_only", "arm none")
     path = compare([str(folder)], reference="arm none")
     assert path.parent.parent == folder and path.parent.name.startswith("comparison-")
     assert len(json.loads(path.read_text())["comparisons"]) == 2
