@@ -39,6 +39,7 @@ from finetune.method_pairs import (
     method_entry,
     run_intervals,
 )
+from finetune.run_directory import STUDY
 from finetune.run_facts import find_flags, pareto_front, run_cost, run_curve
 
 __all__ = ["SCHEMA", "compare"]
@@ -180,7 +181,7 @@ def _place_of(methods: Sequence[Method], reference: str) -> int:
 
 def _study_choice(paths: Sequence[str]) -> tuple[str, str] | None:
     """The arm that a study chose, and its reference; nothing where several things are given."""
-    path = Path(paths[0]).expanduser() / "study.json"
+    path = Path(paths[0]).expanduser() / STUDY
     if len(paths) > 1 or not path.is_file():
         return None
     study = json.loads(path.read_text(encoding="utf-8"))

@@ -16,11 +16,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from finetune.errors import ConfigurationError, FinetuneError, did_you_mean
 
-__all__ = ["LAUNCHERS", "check_launcher", "is_local", "run_jobs"]
+__all__ = ["LAUNCHERS", "check_launcher", "is_local", "read_sweeper", "run_jobs"]
 
 LAUNCHERS = {"basic": "", "joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm",
              "ray": "ray"}
@@ -51,6 +51,27 @@ def check_launcher(words: Sequence[str]) -> None:
         _configuration(_loader(), Path("."), words)
     except HydraException as error:
         raise ConfigurationError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+
+
+def read_sweeper(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of Hydra's sweeper, as its own schema reads the words.
+
+    Raises:
+        ConfigurationError: It isn't Optuna's, isn't installed, or hasn't a key that is given.
+    """
+    names = [word.partition("=")[2] for word in words if word.startswith("hydra/sweeper=")]
+    if names[-1:] != ["optuna"]:
+        raise ConfigurationError(f"{' '.join(words)}: expected hydra/sweeper=optuna; lists are "
+                                 "trained by -m without a sweeper")
+    loader = _loader()
+    if "optuna" not in loader.get_group_options("hydra/sweeper"):
+        raise ConfigurationError("hydra/sweeper=optuna is not installed: python -m pip install "
+                                 '"finetune-images[sweep]"')
+    try:
+        sweeper = _configuration(loader, Path("."), words).hydra.sweeper
+    except HydraException as error:
+        raise ConfigurationError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+    return dict(OmegaConf.to_container(sweeper))  # type: ignore[arg-type]
 
 
 def run_jobs(task: Callable[[DictConfig], Any], folder: Path, words: Sequence[str],
