@@ -7,6 +7,7 @@ Optuna is told all trials before, and its sampler gets a seed made of the sweep'
 number. So the same sweep gives the same trials, stopped and resumed or not.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from finetune.evaluation.selection import higher_is_better
 from finetune.launchers import is_local, read_sweeper
 from finetune.study_plan import SEARCH, Arm, Member, Study, Sweep, merge
 from finetune.study_words import StudyWords
+from finetune.values import known_keys
 
 __all__ = ["corners", "next_trials", "read_sweep", "sweep_notes"]
 
@@ -146,11 +148,15 @@ def _trial(study: Study, number: int, params: dict[str, Any]) -> tuple[Arm, Memb
     return Arm(name, name, own), Member(name, name, SEARCH, study.seeds[0], None, words)
 
 
+@functools.cache
 def _interval(key: str, text: str) -> tuple[float, float, bool]:
     """Ends of an interval, and whether it is searched by orders of magnitude."""
     value = OverridesParser.create().parse_override(f"{key}={text}").value()
     assert isinstance(value, IntervalSweep) and value.start is not None and value.end is not None
-    return value.start, value.end, "log" in value.tags
+    low, high = value.start, value.end  # Hydra reads 1 as 1.0
+    if known_keys()[key] in (int, int | None) and low % 1 == high % 1 == 0:
+        low, high = int(low), int(high)
+    return low, high, "log" in value.tags
 
 
 def _is_sound(low: float, high: float, is_log: bool) -> bool:
