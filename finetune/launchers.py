@@ -4,8 +4,10 @@ Hydra's plugins (joblib, submitit, Ray) take a function and words for each job. 
 study's folder and a member's number travels to a job; all else is read from the folder.
 """
 
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +95,46 @@ def run_jobs(task: Callable[[DictConfig], Any], folder: Path, words: Sequence[st
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=task, config=_configuration(loader, folder, words))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _jobs_end_with_us(words):
             if not is_local(words):
                 warnings.simplefilter("ignore")  # of the plugins' own
             returned = launcher.launch([[f"+job={job}"] for job in jobs], initial_job_idx=0)
     except RuntimeError as error:  # a worker that was killed
         raise FinetuneError(f"hydra/launcher={_name(words)} failed: {error}") from error
     return [_answer(each) for each in returned]
+
+
+@contextmanager
+def _jobs_end_with_us(words: Sequence[str]) -> Iterator[None]:
+    """Cancel submitit's jobs when this process is stopped.
+
+    They would outlive it, and a resumed study would train beside them.
+    """
+    if not _name(words).startswith("submitit"):
+        yield
+        return
+    from submitit import AutoExecutor
+
+    started: list[Any] = []
+    map_array = AutoExecutor.map_array
+
+    def noted(self: Any, *args: Any) -> Any:
+        started.extend(map_array(self, *args))
+        return list(started)
+
+    AutoExecutor.map_array = noted  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    except KeyboardInterrupt:
+        for job in started:
+            job.cancel()
+        for _ in range(60):
+            if all(job.done(force_check=True) for job in started):
+                break
+            time.sleep(1)
+        raise
+    finally:
+        AutoExecutor.map_array = map_array  # type: ignore[method-assign]
 
 
 def _answer(job: JobReturn) -> Any:

@@ -8,6 +8,7 @@ number. So the same sweep gives the same trials, stopped and resumed or not.
 """
 
 import functools
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -193,5 +194,5 @@ def _quietly() -> Iterator[None]:
         warnings.simplefilter("ignore")  # of SQLAlchemy, and of what is experimental
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        optuna.logging.set_verbosity(logging.ERROR)
         yield

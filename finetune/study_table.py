@@ -38,7 +38,7 @@ def _print_trials(study: Study, ordered: list[Arm], folder: Path) -> None:
     keys = [word.partition("=")[0] for word in ordered[0].words]
     best = f"the best {min(SHOWN, len(ordered))} of {len(ordered)} trials"
     table(f"validation {study.metric}: {best}",
-          ["", "trial", study.metric, *keys, "s of training"],
+          ["", "trial", study.metric or "", *keys, "s of training"],
           [[arm.rank or "", arm.name, _shown(arm.mean), *(w.partition("=")[2] for w in arm.words),
             "" if arm.seconds is None else f"{arm.seconds:.0f}"] for arm in ordered[:SHOWN]])
     base = {key: value for key, value in study.base.items() if key != "tracking.group"}
