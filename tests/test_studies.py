@@ -238,7 +238,7 @@ def test_a_study_whose_members_all_fail_by_bad_input_is_bad_input(pictures, tmp_
     (["study=freezing", "study.metric=acuracy"], "accuracy"),
     (["study=freezing", "data.split=kfold"], "data.fold"),
     (["-m", "seed=0,1", "hydra/launcher=jobli"], "joblib"),
-    (["-m", "seed=0,1", "hydra/sweeper=optuna"], "hydra/sweeper"),
+    (["-m", "seed=0,1", "hydra/sweeper=ax"], "hydra/sweeper=optuna"),
     (["-m", "seed=0,1", "hydra/launcher=basic", "hydra.launcher.n_jobs=2"], "n_jobs")])
 def test_a_bad_word_is_refused_before_anything_trains(more, told, pictures, tmp_path, capsys):
     line = [*more, f"data.root={pictures}", f"output_dir={tmp_path / 'runs'}", *SMALL]
