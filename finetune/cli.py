@@ -274,7 +274,7 @@ def _keys(words: list[str]) -> int:
 
 def _plan(words: list[str]) -> int:
     if _asks_for_study(words):
-        from finetune.studies import print_study_plan
+        from finetune.study_making import print_study_plan
 
         print_study_plan(words)
         return 0

@@ -12,12 +12,11 @@ import yaml
 from finetune.errors import DataError, FinetuneError, InputError, first_of
 from finetune.evaluation.predictions import Predictions
 from finetune.recipes import flatten
-from finetune.run_directory import RunDirectory
+from finetune.run_directory import STUDY, RunDirectory
 
 __all__ = ["ComparedRun", "Member", "Method", "check_comparable", "group_methods", "list_members",
            "read_runs"]
 
-STUDY = "study.json"
 # What may differ between runs of one method: where things lie, and what is only reported.
 INCIDENTAL = {"seed", "output_dir", "device", "data.root", "data.workers", "data.pack",
               "training.cache_limit"}

@@ -40,6 +40,7 @@ from finetune.method_pairs import (
     run_intervals,
 )
 from finetune.report.comparison_page import write_comparison_page
+from finetune.run_directory import STUDY
 from finetune.run_facts import find_flags, pareto_front, run_cost, run_curve
 
 __all__ = ["SCHEMA", "compare"]
@@ -187,7 +188,7 @@ def _study_choice(paths: Sequence[str]) -> tuple[str, str, str] | None:
 
     Nothing where several things are given.
     """
-    path = Path(paths[0]).expanduser() / "study.json"
+    path = Path(paths[0]).expanduser() / STUDY
     if len(paths) > 1 or not path.is_file():
         return None
     study = json.loads(path.read_text(encoding="utf-8"))

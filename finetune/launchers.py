@@ -4,8 +4,10 @@ Hydra's plugins (joblib, submitit, Ray) take a function and words for each job. 
 study's folder and a member's number travels to a job; all else is read from the folder.
 """
 
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from finetune.errors import ConfigurationError, FinetuneError, did_you_mean
 
-__all__ = ["LAUNCHERS", "check_launcher", "is_local", "run_jobs"]
+__all__ = ["LAUNCHERS", "check_launcher", "is_local", "read_sweeper", "run_jobs"]
 
 LAUNCHERS = {"basic": "", "joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm",
              "ray": "ray"}
@@ -53,6 +55,27 @@ def check_launcher(words: Sequence[str]) -> None:
         raise ConfigurationError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
 
 
+def read_sweeper(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of Hydra's sweeper, as its own schema reads the words.
+
+    Raises:
+        ConfigurationError: It isn't Optuna's, isn't installed, or hasn't a key that is given.
+    """
+    names = [word.partition("=")[2] for word in words if word.startswith("hydra/sweeper=")]
+    if names[-1:] != ["optuna"]:
+        raise ConfigurationError(f"{' '.join(words)}: expected hydra/sweeper=optuna; lists are "
+                                 "trained by -m without a sweeper")
+    loader = _loader()
+    if "optuna" not in loader.get_group_options("hydra/sweeper"):
+        raise ConfigurationError("hydra/sweeper=optuna is not installed: python -m pip install "
+                                 '"finetune-images[sweep]"')
+    try:
+        sweeper = _configuration(loader, Path("."), words).hydra.sweeper
+    except HydraException as error:
+        raise ConfigurationError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+    return dict(OmegaConf.to_container(sweeper))  # type: ignore[arg-type]
+
+
 def run_jobs(task: Callable[[DictConfig], Any], folder: Path, words: Sequence[str],
              jobs: Sequence[int]) -> list[Any]:
     """What the task answered for each job, or the exception that ended it.
@@ -72,13 +95,46 @@ def run_jobs(task: Callable[[DictConfig], Any], folder: Path, words: Sequence[st
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=task, config=_configuration(loader, folder, words))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _jobs_end_with_us(words):
             if not is_local(words):
                 warnings.simplefilter("ignore")  # of the plugins' own
             returned = launcher.launch([[f"+job={job}"] for job in jobs], initial_job_idx=0)
     except RuntimeError as error:  # a worker that was killed
         raise FinetuneError(f"hydra/launcher={_name(words)} failed: {error}") from error
     return [_answer(each) for each in returned]
+
+
+@contextmanager
+def _jobs_end_with_us(words: Sequence[str]) -> Iterator[None]:
+    """Cancel submitit's jobs when this process is stopped.
+
+    They would outlive it, and a resumed study would train beside them.
+    """
+    if not _name(words).startswith("submitit"):
+        yield
+        return
+    from submitit import AutoExecutor
+
+    started: list[Any] = []
+    map_array = AutoExecutor.map_array
+
+    def noted(self: Any, *args: Any) -> Any:
+        started.extend(map_array(self, *args))
+        return list(started)
+
+    AutoExecutor.map_array = noted  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    except KeyboardInterrupt:
+        for job in started:
+            job.cancel()
+        for _ in range(60):
+            if all(job.done(force_check=True) for job in started):
+                break
+            time.sleep(1)
+        raise
+    finally:
+        AutoExecutor.map_array = map_array  # type: ignore[method-assign]
 
 
 def _answer(job: JobReturn) -> Any:

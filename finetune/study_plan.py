@@ -9,8 +9,8 @@ from typing import Any
 
 from finetune.evaluation.selection import higher_is_better
 
-__all__ = ["Arm", "Member", "Study", "best_rate", "cross", "final_members", "merge", "rank_arms",
-           "search_members", "total_members"]
+__all__ = ["Arm", "Member", "Study", "Sweep", "best_rate", "cross", "final_members", "merge",
+           "rank_arms", "search_members", "total_members"]
 
 FINAL, SEARCH = "final", "search"
 
@@ -73,6 +73,25 @@ class Member:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A search by trials, each chosen by what the ones before it gave.
+
+    Attributes:
+        choices: Listed values by key.
+        intervals: Hydra's words for them, by key: ``interval(0.1,1)``.
+        trials: How many.
+        at_once: How many are chosen, and run, together.
+        sampler: Hydra's settings of Optuna's, with a seed.
+    """
+
+    choices: dict[str, list[str]]
+    intervals: dict[str, str]
+    trials: int
+    at_once: int
+    sampler: dict[str, Any]
+
+
 @dataclass
 class Study:
     """What ``study.json`` holds.
@@ -93,6 +112,7 @@ class Study:
         chosen: The arm that is best on validation.
         test: The chosen arm and the reference on the test part.
         notes: What a reader has to know.
+        sweep: Where trials are chosen one after the other: each is an arm with one member.
     """
 
     study: str
@@ -110,6 +130,7 @@ class Study:
     chosen: str | None = None
     test: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    sweep: Sweep | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -118,7 +139,9 @@ class Study:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Study":
         """From what `to_dict` gave."""
-        return cls(**{**values, "arms": [Arm(**arm) for arm in values["arms"]],
+        sweep = values.get("sweep")
+        return cls(**{**values, "sweep": Sweep(**sweep) if sweep else None,
+                      "arms": [Arm(**arm) for arm in values["arms"]],
                       "members": [Member(**member) for member in values["members"]]})
 
 
@@ -171,6 +194,8 @@ def merge(*layers: Mapping[str, str] | Sequence[str]) -> list[str]:
 
 def total_members(study: Study) -> int:
     """How many runs the study will have."""
+    if study.sweep is not None:
+        return study.sweep.trials
     searching = sum(arm.searches for arm in study.arms)
     return (searching * len(study.rates) * len(study.search_seeds)
             + len(study.arms) * len(study.seeds))

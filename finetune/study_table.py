@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune.console import say, table, warn
-from finetune.study_plan import Arm, Study
+from finetune.study_plan import Arm, Study, merge
 
 __all__ = ["print_table"]
+
+SHOWN = 10  # trials in the table; all are in study.json
 
 
 def print_table(study: Study, folder: Path) -> None:
@@ -16,6 +18,9 @@ def print_table(study: Study, folder: Path) -> None:
         say(f"study {folder}: no arm has a result")
         return
     ordered = sorted(study.arms, key=lambda arm: (arm.rank is None, arm.rank))
+    if study.sweep is not None:
+        _print_trials(study, ordered, folder)
+        return
     table(f"{study.study}: validation {study.metric}, {len(study.seeds)} seeds",
           ["", "arm", "mean", "standard deviation", "by seed", "learning rate", "s of training"],
           [_row(arm, study) for arm in ordered])
@@ -26,6 +31,23 @@ def print_table(study: Study, folder: Path) -> None:
     _tell_test(study)
     say(f"study {folder}; whether the difference is real:\n"
         f"  python -m finetune compare {shlex.quote(str(folder))}")
+
+
+def _print_trials(study: Study, ordered: list[Arm], folder: Path) -> None:
+    """The best trials, and the command that trains the best words with seeds of their own."""
+    keys = [word.partition("=")[0] for word in ordered[0].words]
+    best = f"the best {min(SHOWN, len(ordered))} of {len(ordered)} trials"
+    table(f"validation {study.metric}: {best}",
+          ["", "trial", study.metric or "", *keys, "s of training"],
+          [[arm.rank or "", arm.name, _shown(arm.mean), *(w.partition("=")[2] for w in arm.words),
+            "" if arm.seconds is None else f"{arm.seconds:.0f}"] for arm in ordered[:SHOWN]])
+    base = {key: value for key, value in study.base.items() if key != "tracking.group"}
+    seeds = ",".join(str(study.seeds[0] + n) for n in (1, 2, 3))
+    words = merge(base, study.settled.get("words", {}), ordered[0].words, [f"seed={seeds}"])
+    say(f"sweep {folder}; best: {shlex.join(ordered[0].words)}\n"
+        "chosen as the best of many on one validation part, its value is too good; train the words "
+        "with seeds of their own, and look at test then:\n"
+        f"  {shlex.join(['python', '-m', 'finetune', '-m', *words])}")
 
 
 def _row(arm: Arm, study: Study) -> list[Any]:

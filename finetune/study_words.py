@@ -37,12 +37,16 @@ class StudyWords:
         lists: Key to its values.
         settings: Those of `SETTINGS`.
         hydra: Words of the launcher.
+        sweeper: Words of the sweeper.
+        intervals: Key to ``interval(A,B)``, which only a sweeper takes.
     """
 
     typed: dict[str, str] = field(default_factory=dict)
     lists: dict[str, list[str]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     hydra: list[str] = field(default_factory=list)
+    sweeper: list[str] = field(default_factory=list)
+    intervals: dict[str, str] = field(default_factory=dict)
 
 
 def read_study_words(words: Sequence[str]) -> StudyWords:
@@ -58,19 +62,24 @@ def read_study_words(words: Sequence[str]) -> StudyWords:
         if word in ("-m", "--multirun"):
             continue
         key, equals, value = word.partition("=")
-        key = key.replace("hydra/launcher.", "hydra.launcher.")
+        key = re.sub(r"^hydra/(launcher|sweeper)\.", r"hydra.\1.", key)
         if not equals:
             problems.append(f"{word!r} is no key=value")
         elif key.startswith("hydra"):
             _take_hydra(found, key, value, problems)
         elif key.split(".")[0] == "study":
             _take_setting(found, key, value, problems)
+        elif with_lists and _is_interval(key, value):
+            problems += _take(found, key, value, [])
         else:
             values = split_values(key, value) if with_lists else [value]
             problems += _take(found, key, value, values)
     if not with_lists and "study" not in found.settings:
         problems.append("a launcher and study.KEY= are for studies: add study=NAME, or -m and a "
                         "list of values")
+    if not found.sweeper:
+        problems += [f"{key}={text}: a study takes single values, such as {key}=1e-4,1e-3; "
+                     "intervals need hydra/sweeper=optuna" for key, text in found.intervals.items()]
     if problems:
         raise ConfigurationError("\n".join(problems))
     return found
@@ -79,10 +88,14 @@ def read_study_words(words: Sequence[str]) -> StudyWords:
 def _take(found: StudyWords, key: str, text: str, values: list[str]) -> list[str]:
     found.typed.pop(key, None)
     found.lists.pop(key, None)
+    found.intervals.pop(key, None)
     if len(values) == 1:
         found.typed[key] = values[0]
         return []
-    found.lists[key] = values
+    if values:
+        found.lists[key] = values
+    else:
+        found.intervals[key] = text
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         return [f"{key}={text}: {', '.join(twice)} stands twice"]
@@ -100,10 +113,21 @@ def _take_setting(found: StudyWords, key: str, value: str, problems: list[str]) 
 def _take_hydra(found: StudyWords, key: str, value: str, problems: list[str]) -> None:
     if key == "hydra/launcher" or key.startswith("hydra.launcher."):
         found.hydra.append(f"{key}={value}")
+    elif key in ("hydra/sweeper", "hydra/sweeper/sampler") or key.startswith("hydra.sweeper."):
+        found.sweeper.append(f"{key}={value}")
     else:
-        problems.append(f"{key}={value}: of Hydra's own keys a study takes hydra/launcher=NAME and "
-                        "hydra.launcher.KEY=VALUE (no hydra/sweeper in this version); folders are "
-                        "chosen with output_dir")
+        problems.append(f"{key}={value}: of Hydra's own keys a study takes hydra/launcher=NAME, "
+                        "hydra.launcher.KEY=VALUE, hydra/sweeper=optuna and "
+                        "hydra.sweeper.KEY=VALUE; folders are chosen with output_dir")
+
+
+def _is_interval(key: str, text: str) -> bool:
+    if key in text_fields() or key not in known_keys():
+        return False
+    try:
+        return OverridesParser.create().parse_override(f"{key}={text}").is_interval_sweep()
+    except HydraException:
+        return False
 
 
 def split_values(key: str, text: str) -> list[str]:

@@ -26,7 +26,7 @@ LAYERS = [
     {"session", "frozen", "fitting", "results", "starting", "wise_ft", "explaining"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table",
-     "study_member", "studies", "rate_finder"},
+     "study_member", "study_making", "study_sweep", "studies", "rate_finder"},
     {"comparing", "runs_tree"},
     {"api", "cli", "__init__", "__main__"},
 ]
@@ -37,8 +37,8 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing", "starting", "wise_ft", "study_words", "study_member", "studies",
-               "shortcuts", "rate_finder", "explaining"}
+               "auditing", "starting", "wise_ft", "study_words", "study_member", "study_making",
+               "study_sweep", "studies", "shortcuts", "rate_finder", "explaining"}
 
 
 def unit(path):

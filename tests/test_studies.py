@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from finetune import run as run_module
-from finetune import studies, study_member
+from finetune import study_making, study_member
 from finetune.__main__ import main
 from finetune.composition import compose
 from finetune.errors import DataError
@@ -238,7 +238,7 @@ def test_a_study_whose_members_all_fail_by_bad_input_is_bad_input(pictures, tmp_
     (["study=freezing", "study.metric=acuracy"], "accuracy"),
     (["study=freezing", "data.split=kfold"], "data.fold"),
     (["-m", "seed=0,1", "hydra/launcher=jobli"], "joblib"),
-    (["-m", "seed=0,1", "hydra/sweeper=optuna"], "hydra/sweeper"),
+    (["-m", "seed=0,1", "hydra/sweeper=ax"], "hydra/sweeper=optuna"),
     (["-m", "seed=0,1", "hydra/launcher=basic", "hydra.launcher.n_jobs=2"], "n_jobs")])
 def test_a_bad_word_is_refused_before_anything_trains(more, told, pictures, tmp_path, capsys):
     line = [*more, f"data.root={pictures}", f"output_dir={tmp_path / 'runs'}", *SMALL]
@@ -251,13 +251,14 @@ def test_a_bad_word_is_refused_before_anything_trains(more, told, pictures, tmp_
 def test_relative_paths_hold_from_any_folder(pictures, tmp_path, monkeypatch):
     shutil.copytree(pictures, tmp_path / "data, mine")
     monkeypatch.chdir(tmp_path)
-    study, _ = studies.plan_study(["-m", "seed=0,1", "data.root=data, mine", *SMALL])
+    study, _ = study_making.plan_study(["-m", "seed=0,1", "data.root=data, mine", *SMALL])
     assert study.base["data.root"] == str(tmp_path / "data, mine")
     assert study.seeds == [0, 1] and not study.rates and len(study.arms) == 1
 
 
 def test_other_epochs_are_told(pictures):
-    study, _ = studies.plan_study(["-m", *SMALL, "training.epochs=1,2", f"data.root={pictures}"])
+    study, _ = study_making.plan_study(["-m", f"data.root={pictures}", *SMALL,
+                                        "training.epochs=1,2"])
     assert "not the same budget" in study.notes[0]
 
 
