@@ -78,10 +78,11 @@ def compare_methods(first: np.ndarray, second: np.ndarray, *, units: int | None 
     The error's square is  V = s_1^2/S_1 + s_2^2/S_2 + max(0, s_d^2 - r_1/S_1 - r_2/S_2)/C  of the
     variances s of a method's means over seeds, s_d^2 of the clusters' differences, and r of what
     neither explains, which is in the first two and in s_d^2 alike. Degrees of freedom are
-    Satterthwaite's (1946, Biometrics Bulletin 2) for that sum, and not fewer than those of its least
-    certain part: with what is subtracted they could fall below 1. Without variance of pictures it
-    is Welch's test of the seeds' means; without that of seeds a paired test of pictures; without
-    any, the sign test of the clusters and Fay & Feuer's interval (`difference_interval`).
+    Satterthwaite's (1946, Biometrics Bulletin 2) for that sum, and not fewer than those of its
+    least certain part: with what is subtracted they could fall below 1. Without variance of
+    pictures it is Welch's test of the seeds' means; without that of seeds a paired test of
+    pictures; without any, the sign test of the clusters and Fay & Feuer's interval
+    (`difference_interval`).
 
     A method with a single run says nothing about its seeds; they are taken to spread as the other
     method's do.

@@ -199,7 +199,7 @@ def _difference(one: Moved, other: Moved, drawn: np.ndarray | None,
 
 
 def no_difference(value: float, error: float, freedom: float, units: int) -> tuple[float, str]:
-    """p of no difference by Student's t, and its name.
+    """Two-sided p of no difference by Student's t, and its name.
 
     Where nothing varies every cluster tells the same; then it is the sign test's.
     """
