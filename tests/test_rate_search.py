@@ -314,15 +314,20 @@ def test_rates_follow_the_gradients_where_the_policy_measures_them(words, tmp_pa
         assert [rate / max(rates.values()) for rate in rates.values()] == pytest.approx(shares)
 
 
-def test_a_search_pulls_towards_the_start_as_the_training_does(words, tmp_path):
-    torch.manual_seed(0)
-    torch.save(Small(3, 3).state_dict(), tmp_path / "small.pth")
-    given = [*words[:2], f"model.weights={tmp_path / 'small.pth'}", *words[3:]]
-    pulled = [*given, "optimizer.decay_towards=start", "optimizer.start_decay=10"]
-    curves = [search_rates(prepared(each, tmp_path), RateSearch(1e-4, 0.1, 30)).curve
-              for each in (given, pulled)]
-    assert curves[0].losses[0] == curves[1].losses[0] and curves[0].losses != curves[1].losses
-    assert curves[0].losses[-1] < curves[1].losses[-1]
+def test_a_search_pulls_towards_the_start_before_each_step(words, tmp_path, monkeypatch):
+    """As the training does with optimizer.decay_towards=start."""
+    made, seen = prepared([*words, "freezing.policy=none"], tmp_path), []
+    weights = {name: p.detach().clone() for name, p in made.method.model.named_parameters()}
+
+    def watching(method, start):
+        assert all(torch.equal(start[name], tensor) for name, tensor in weights.items())
+        return lambda: seen.append((method.optimizer.param_groups[-1]["lr"],
+                                    method.model.fc.weight.grad is not None))
+
+    monkeypatch.setattr(rate_finder, "pull_towards", watching)
+    curve = search_rates(made, SEARCH).curve
+    assert [rate for rate, _ in seen] == pytest.approx(curve.rates)
+    assert all(is_there for _, is_there in seen)
 
 
 def test_a_phase_with_a_rate_of_its_own_is_what_is_found(words, tmp_path):
