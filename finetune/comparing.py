@@ -111,6 +111,10 @@ def _compare(methods: list[Method], paths: Sequence[str], metric: str | None,
     """Everything that is known, as ``comparison.json`` has it."""
     answers = methods[0].runs[0].predictions
     clusters = cluster_numbers(answers.groups)
+    if (len(answers) if clusters is None else int(clusters.max()) + 1) < 2:
+        unit = "picture" if clusters is None else "group"
+        raise InputError(f"{methods[0].runs[0].path}: its {methods[0].runs[0].part} part is one "
+                         f"{unit}, which tells nothing of others; compare needs two or more")
     measured = [measure_method(method, clusters) for method in methods]
     chosen = _metric(measured, metric)
     pairs, why = _pairs(methods, paths, reference)
@@ -220,7 +224,7 @@ def _method_row(measured: MeasuredMethod, metric: str, confidence: float) -> dic
     """A method: its metrics, those of its classes, its runs, and what they cost in the mean."""
     method = measured.method
     names = dict.fromkeys(name for each in measured.moves for name in each)
-    own = run_intervals(method.runs[0], confidence) if len(method.runs) == 1 else {}
+    own = run_intervals(method.runs[0], confidence)
     entries = {name: method_entry(measured, name, confidence, own) for name in names}
     classes = method.runs[0].predictions.label_spec.class_names
     costs = [run_cost(run) for run in method.runs]

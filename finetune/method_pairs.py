@@ -6,6 +6,7 @@ One run a side says which of two models is better; several say which of two meth
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.mcnemar import mcnemar
 from finetune.evaluation.paired import (
     PairedDifference,
+    class_of,
+    cluster_shares,
     compare_runs,
     right_answers,
     telling_number,
 )
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.summed import Moved, class_key
+from finetune.evaluation.verdicts import within_range
 
 __all__ = ["RETRAINING", "MeasuredMethod", "changed_pictures", "compare_pair", "measure_method",
            "method_entry", "run_intervals"]
@@ -47,6 +51,15 @@ class MeasuredMethod:
     method: Method
     moves: list[dict[str, Moved]]
     clusters: np.ndarray | None
+
+    def units(self, metric: str) -> int:
+        """How many pictures (groups) tell of it: of a class's those with pictures of the class."""
+        shares = self._shares
+        return int(np.count_nonzero(shares.get(class_of(metric), shares[""])))
+
+    @cached_property
+    def _shares(self) -> dict[str, np.ndarray]:
+        return cluster_shares(self.answers[0], self.clusters)
 
     @property
     def answers(self) -> list[Predictions]:
@@ -77,8 +90,8 @@ def method_entry(measured: MeasuredMethod, metric: str, confidence: float,
                  own: Mapping[str, Any]) -> dict[str, Any]:
     """A metric of a method: mean, spread over seeds, the values, and its interval.
 
-    Of several seeds the interval is over seeds and pictures; of one run over pictures, as ``own``,
-    the run's intervals (`run_intervals`), has it.
+    Of several seeds the interval is over seeds and pictures; of one run, or where nothing varies,
+    over pictures, as ``own``, the first run's intervals (`run_intervals`), has it.
     """
     values = [each[metric].value if metric in each else None for each in measured.moves]
     defined = [value for value in values if value is not None]
@@ -89,8 +102,11 @@ def method_entry(measured: MeasuredMethod, metric: str, confidence: float,
     if len(values) > 1:
         entry["std"] = float(np.std(defined, ddof=1))
         scores = measured.scores(metric)
-        alone = compare_methods(scores, np.zeros((2, scores.shape[1])), confidence=confidence)
-        return entry | {"low": alone.low, "high": alone.high}
+        alone = compare_methods(scores, np.zeros((2, scores.shape[1])),
+                                units=measured.units(metric), confidence=confidence)
+        if alone.error > 0:
+            low, high = within_range(metric, alone.low, alone.high)
+            return entry | {"low": low, "high": high}
     ends = own.get(metric) or {}
     return entry | {"low": ends.get("low"), "high": ends.get("high")}
 
@@ -116,13 +132,14 @@ def compare_pair(first: MeasuredMethod, second: MeasuredMethod, *,
     if runs == (1, 1):
         found: Mapping[str, Any] = compare_runs(first.answers[0], second.answers[0],
                                                 first.clusters, confidence=confidence)
-        entries = {name: _of_runs(value) for name, value in found.items()}
+        entries = {name: _possible(name, _of_runs(value)) for name, value in found.items()}
         return {"kind": "runs", "runs": runs, "sentence": RETRAINING, "notes": [],
                 "differences": _doubted(entries, first, dict.fromkeys(entries, np.inf)),
                 "tests": _tests(first, second)}
     names = [name for name in first.moves[0] if first.has(name) and second.has(name)]
-    entries = {name: _of_methods(compare_methods(first.scores(name), second.scores(name),
-                                                 confidence=confidence)) for name in names}
+    entries = {name: _possible(name, _of_methods(compare_methods(
+        first.scores(name), second.scores(name), units=first.units(name),
+        confidence=confidence))) for name in names}
     telling = {name: telling_number(first.mean_moves(name) - second.mean_moves(name))
                for name in names}
     notes = [f"{side.method.name} has one run: its seeds are taken to spread as the other's"
@@ -143,6 +160,12 @@ def _of_methods(found: CrossedDifference) -> dict[str, Any]:
     values = asdict(found)
     del values["runs"]
     return {**values, "method": "crossed, satterthwaite", "test": "crossed, satterthwaite"}
+
+
+def _possible(metric: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Its interval within what a difference of two such metrics can be."""
+    low, high = within_range(metric, entry["low"], entry["high"], difference=True)
+    return {**entry, "low": low, "high": high}
 
 
 def _doubted(entries: dict[str, dict[str, Any]], side: MeasuredMethod,

@@ -136,6 +136,8 @@ def _print_depths(method: Method, epochs: int) -> None:
           [[row["depth"], row["name"], row["parameters"],
             ", ".join(f"{lr:.4g}" for lr in rates[row["depth"]]), row["weight_decay"],
             _ranges(when[row["depth"]])] for row in depth_table(method.model, method.groups)])
+    if any(group.towards_start for group in method.groups):
+        say("weight decay below the classifier is towards the starting weights")
     if method.plan([]).by_gradient:
         say("each rate is multiplied by the depth's relative gradient norm, 0 to 1, measured at "
             "the start of each epoch")

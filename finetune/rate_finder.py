@@ -26,7 +26,8 @@ from finetune.plan import Prepared, prepare
 from finetune.report.rate_curves import write_rate_figure
 from finetune.run_directory import RunDirectory
 from finetune.session import announce
-from finetune.training.loop import Pass, batch_loss, seed_epoch, train_step
+from finetune.starting import pull_towards
+from finetune.training.loop import Pass, batch_loss, measured_shares, seed_epoch, train_step
 from finetune.training.rate_search import (
     RateCurve,
     first_suggestion,
@@ -162,7 +163,7 @@ def search_rates(made: Prepared, search: RateSearch) -> FoundRates:
     method, loader = made.method, made.method.loaders["train"]
     with preserved(method.model, method.optimizer, loader.generator), _same_epoch(loader.sampler):
         plan, epoch = _first_with_steps(made)
-        moved = _moved(made.config, method, plan)
+        moved = _moved(made, plan, epoch)
         curve = _sweep(made, plan, epoch, search, moved)
         key = "optimizer.lr" if plan.lr is None else f"freezing.phases[{plan.phase}].lr"
         by_depth = list(_each_depth(made, plan, epoch, search)) if search.by_depth else []
@@ -205,23 +206,37 @@ def _begin(made: Prepared, plan: EpochPlan, epoch: int, fitting: HeadFitting) ->
 Moved = list[tuple[dict[str, Any], float]]  # groups whose rate grows, with their share of it
 
 
-def _moved(config: Config, method: Method, plan: EpochPlan) -> Moved:
+def _moved(made: Prepared, plan: EpochPlan, epoch: int) -> Moved:
     """The groups that the rate which is searched moves; the others get their own rate.
 
-    A phase's own rate scales what ``optimizer.stage_lrs`` says, ``optimizer.lr`` doesn't.
+    A phase's own rate scales what ``optimizer.stage_lrs`` says, ``optimizer.lr`` doesn't. Where the
+    policy measures gradients, their shares multiply all rates.
     """
+    config, method = made.config, made.method
     names, base = depth_names(layer_depths(method.model)), method.settings.lr
+    factors = _gradient_shares(made, plan, epoch)
     fixed = {find_depth(stage, names) for stage in config.optimizer.stage_lrs}
     fixed = set() if plan.lr is not None else fixed
     trained = [group for group in method.optimizer.param_groups if group["depth"] in plan.depths]
-    moved = [(group, group["base_lr"] / base) for group in trained if group["depth"] not in fixed]
+    moved = [(group, group["base_lr"] / base * factors.get(group["depth"], 1.0))
+             for group in trained if group["depth"] not in fixed]
     if not any(share > 0 for _, share in moved):
         raise ConfigurationError("optimizer.stage_lrs gives the rate of every depth that trains "
                                  "first: optimizer.lr changes nothing there; leave out the stages "
                                  "whose rate is to be found")
     for group in trained:
-        group["lr"] = group["base_lr"]
+        group["lr"] = group["base_lr"] * factors.get(group["depth"], 1.0)
     return moved
+
+
+def _gradient_shares(made: Prepared, plan: EpochPlan, epoch: int) -> dict[int, float]:
+    """Of ``freezing.policy=auto_rgn``, as its first epoch measures them."""
+    method = made.method
+    seed_epoch(method.settings.seed, epoch)
+    way = _begin(made, plan, epoch, HeadFitting.sgd)
+    method.set_epoch(epoch)
+    return measured_shares(way, method.model, method.optimizer, criterion=method.criterion,
+                           mix=method.mix, settings=method.settings)
 
 
 def _sweep(made: Prepared, plan: EpochPlan, epoch: int, search: RateSearch,
@@ -252,6 +267,7 @@ def _steps(made: Prepared, plan: EpochPlan, epoch: int,
     seed_epoch(method.settings.seed, epoch)
     way = _begin(made, plan, epoch, HeadFitting.sgd)
     method.optimizer.zero_grad(set_to_none=True)
+    pull = pull_towards(method, dict(method.model.named_parameters()))
 
     def step(rate: float | None) -> float:
         losses = []
@@ -265,6 +281,7 @@ def _steps(made: Prepared, plan: EpochPlan, epoch: int,
         if rate is not None:
             for group, share in moved:
                 group["lr"] = rate * share
+            pull()
             train_step(method.model, method.optimizer, max_grad_norm=method.settings.max_grad_norm)
         return float(torch.stack(losses).mean())
 

@@ -5,7 +5,7 @@ hash. A resumed run needs no other source of weights than its own folder.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from finetune.run_directory import RunDirectory
 from finetune.training.checkpoints import load_tensors, save_tensors, save_weights
 from finetune.training.start_decay import decay_towards_start, starts_by_group
 
-__all__ = ["decay_to_start", "keep_start", "keep_start_classifier", "read_start"]
+__all__ = ["decay_to_start", "keep_start", "keep_start_classifier", "pull_towards", "read_start"]
 
 
 def keep_start(run: RunDirectory, config: Config, model: nn.Module) -> None:
@@ -68,7 +68,11 @@ def decay_to_start(run: RunDirectory, config: Config, method: Method) -> Callabl
     """
     if config.optimizer.decay_towards is not DecayTarget.start:
         return lambda: None
+    return pull_towards(method, read_start(run, config, method.model))
+
+
+def pull_towards(method: Method, start: Mapping[str, Tensor]) -> Callable[[], None]:
+    """L2-SP's part of a step towards these tensors by name; nothing where no group decays so."""
     groups = method.optimizer.param_groups
-    starts = starts_by_group([group.parameter_names for group in method.groups], groups,
-                             read_start(run, config, method.model))
+    starts = starts_by_group([group.parameter_names for group in method.groups], groups, start)
     return functools.partial(decay_towards_start, groups, starts)

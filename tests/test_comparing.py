@@ -260,6 +260,37 @@ def test_groups_widen_the_interval(tmp_path):
         "obuchowski" in pair["tests"]["mcnemar"]["test"])
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_group_or_picture_tells_nothing_of_others(seeds, tmp_path):
+    runs = [train(tmp_path / f"{policy}{seed}", policy=policy, seed=seed, count=30,
+                  groups=["p"] * 30) for policy in ("none", "gradual") for seed in range(seeds)]
+    assert "test part is one group" in refused(InputError, *runs)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("multi", [False, True])
+def test_intervals_of_eight_pictures_stay_within_what_is_possible(seeds, multi, tmp_path):
+    runs = [train(tmp_path / f"{policy}{seed}", policy=policy, seed=seed, count=8, multi=multi,
+                  noise=noise)
+            for policy, noise in (("none", 0.1), ("gradual", 9.0)) for seed in range(seeds)]
+    found = compared(*runs, metric="accuracy")
+    for entry in found["comparisons"][0]["metrics"].values():
+        assert entry["freedom"] >= 2 and "e+" not in entry["verdict"]["words"]
+    of = found["comparisons"][0]["metrics"] | found["comparisons"][0]["per_class"]["0"]
+    for name in of.keys() & {"accuracy", "macro_f1", "roc_auc", "recall", "precision", "f1"}:
+        assert -1 <= of[name]["low"] <= of[name]["high"] <= 1, name
+    for row in found["methods"]:
+        assert 0 <= row["metrics"]["accuracy"]["low"] < row["metrics"]["accuracy"]["high"] <= 1
+
+
+def test_a_method_without_a_mistake_is_not_known_to_make_none(tmp_path):
+    runs = [train(tmp_path / f"{policy}{seed}", policy=policy, seed=seed, count=30, noise=noise,
+                  labels=None if noise else drawn(30, 3, seed=1)[0].argmax(axis=1))
+            for policy, noise in (("none", 0.0), ("gradual", 0.0)) for seed in (0, 1)]
+    entry = compared(*runs, metric="accuracy")["methods"][0]["metrics"]["accuracy"]
+    assert entry["mean"] == 1 and 0.8 < entry["low"] < 0.95 and entry["high"] == 1
+
+
 def test_several_labels_a_picture_are_compared(tmp_path):
     runs = [train(tmp_path / n, policy=n, noise=s, multi=True)
             for n, s in (("none", 0.3), ("gradual", 3.0))]

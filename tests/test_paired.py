@@ -224,6 +224,40 @@ def test_equal_answers_leave_room_for_a_difference():
     assert -0.03 < entry.low < -0.005 and 0.005 < entry.high < 0.03  # a rule of three
 
 
+def sure(count, *, missed=0, classes=3):
+    """Answers without a doubt; the last ones of the first class are given as the second."""
+    labels = np.arange(count) % classes
+    given = labels.copy()
+    given[np.flatnonzero(labels == 0)[:missed]] = 1
+    return Predictions([str(i) for i in range(count)], labels,
+                       (4 * np.eye(classes)[given]).astype(np.float32),
+                       LabelSpec(LabelKind.single, tuple("abcdefgh"[:classes])))
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_two_runs_without_a_mistake_are_not_known_to_be_alike(count):
+    found = compare_runs(sure(count), sure(count), resamples=100)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "roc_auc"):
+        assert found[name].high == pytest.approx(3.69 / count, rel=0.01), name  # -ln 0.025
+        assert found[name].low == -found[name].high and found[name].p == 1
+    for name in ("recall[0]", "precision[1]", "f1[2]"):
+        assert found[name].high == pytest.approx(3.69 / (count / 3), rel=0.01), name
+
+
+@pytest.mark.parametrize("count", [6, 60])
+def test_where_nothing_varies_the_signs_of_pictures_are_counted(count):
+    each = count // 3
+    entry = compare_runs(sure(count), sure(count, missed=each), resamples=100)["recall[0]"]
+    assert entry.value == 1 and entry.p == pytest.approx(min(1, 2 * 0.5**each))
+    assert (entry.low > 0) == (count == 60)
+
+
+def test_a_single_group_moves_nothing():
+    clusters = np.zeros(60, int)
+    for name, moved in measure_moves(sure(60, missed=7), clusters).items():
+        assert moved.moves == pytest.approx(0, abs=1e-12), name
+
+
 def test_few_gains_have_poissons_interval():
     parts = np.zeros(1000)
     parts[:4] = 1e-3
@@ -256,6 +290,35 @@ def test_without_variance_of_seeds_it_is_a_paired_test_of_pictures():
     paired = stats.ttest_rel(one, other)
     assert found.p == pytest.approx(paired.pvalue)
     assert found.freedom == pytest.approx(199)
+
+
+def test_of_a_class_its_own_pictures_count():
+    random = np.random.default_rng(8)
+    hits, others = (random.random((2, 6)) < 0.5).astype(float), 200
+    one, other = (np.concatenate([row.mean() + (others + 6) / 6 * (row - row.mean()),
+                                  np.full(others, row.mean())]) for row in hits)  # 6 tell anything
+    found = compare_methods(np.tile(one, (3, 1)), np.tile(other, (3, 1)), units=6)
+    paired = stats.ttest_rel(*hits)
+    interval = paired.confidence_interval()
+    assert found.p == pytest.approx(paired.pvalue) and found.freedom == pytest.approx(5)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.clusters == 6
+
+
+@pytest.mark.parametrize(("units", "clear"), [(3, False), (12, True)])
+def test_seeds_that_all_answer_alike_have_the_sign_test_of_their_pictures(units, clear):
+    found = compare_methods(np.ones((3, 100)), np.zeros((3, 100)), units=units)
+    assert found.value == 1 and found.error == 0
+    assert found.p == pytest.approx(2 * 0.5**units)
+    assert (found.low > 0) == clear and found.low < 1
+
+
+def test_degrees_of_freedom_are_not_fewer_than_those_of_the_least_certain_part():
+    random = np.random.default_rng(9)
+    for _ in range(200):
+        first, second = random.normal(size=(2, 3, 8))
+        assert compare_methods(first, second).freedom >= 2
+        assert compare_methods(first, second[:1]).freedom >= 2
 
 
 def test_a_crossed_table_computed_by_hand():
@@ -338,6 +401,16 @@ def test_verdicts_in_words():
                          "pictures would be needed to show a true difference of 3.0 points in 80 "
                          "of 100 such studies")
     assert told(first=0.9, second=0.9, low=0.0, high=0.0, p=1.0).kind == "same"
+
+
+def test_nothing_is_said_of_what_would_show_no_difference_or_of_seeds_of_one_run():
+    def untold(target):
+        needed = evidence_needed(Components((0, 0), 0.5, (0, 0)), runs=(1, 1), clusters=300,
+                                 pictures=300, target=target)
+        return told(first=0.9, second=0.9 - target, low=-0.05, high=0.05, p=0.9, needed=needed)
+    assert untold(1e-9).words == "too few to tell: 0.0 points, 95 % interval -5.0 to 5.0"
+    assert untold(5e-4).words.endswith("; 10,000,000 pictures would not be enough to show a true "
+                                       "difference of 0.1 points")
 
 
 def test_lower_is_better_where_it_is():

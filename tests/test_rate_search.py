@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from finetune import rate_finder
 from finetune.__main__ import main
 from finetune.composition import compose
+from finetune.config import HeadFitting
 from finetune.plan import prepare
 from finetune.rate_finder import RateSearch, search_rates
+from finetune.training.loop import LoopState, train
 from finetune.training.rate_search import (
     SUGGESTERS,
     RateCurve,
@@ -290,6 +293,41 @@ def test_rates_of_depths_grow_at_their_ratio_and_explicit_ones_stay(words, tmp_p
         assert rates[2] == 1e-4
         assert [rates[d] / rates[5] for d in (0, 1, 3, 4)] == pytest.approx(
             [0.5 ** (5 - d) for d in (0, 1, 3, 4)])
+
+
+def test_rates_follow_the_gradients_where_the_policy_measures_them(words, tmp_path, monkeypatch):
+    made = prepared([*words, "freezing.policy=auto_rgn", "optimizer.layer_decay=1"], tmp_path)
+    seen, optimizer = [], made.method.optimizer
+    real = optimizer.step
+    monkeypatch.setattr(optimizer, "step", lambda: seen.append(
+        {g["depth"]: g["lr"] for g in optimizer.param_groups}) or real())
+    search_rates(made, SEARCH)
+    method = made.method
+    method.set_epoch(0)
+    epoch = next(train(
+        method.model, optimizer=optimizer, criterion=method.criterion, plan=method.plan,
+        settings=method.settings, state=LoopState(), evaluate=lambda: {},
+        begin=lambda plan, epoch: rate_finder._begin(made, plan, epoch, HeadFitting.sgd)))
+    shares = list(epoch.gradient_shares.values())
+    assert min(shares) < 0.9 and max(shares) == 1
+    for rates in seen[:20]:
+        assert [rate / max(rates.values()) for rate in rates.values()] == pytest.approx(shares)
+
+
+def test_a_search_pulls_towards_the_start_before_each_step(words, tmp_path, monkeypatch):
+    """As the training does with optimizer.decay_towards=start."""
+    made, seen = prepared([*words, "freezing.policy=none"], tmp_path), []
+    weights = {name: p.detach().clone() for name, p in made.method.model.named_parameters()}
+
+    def watching(method, start):
+        assert all(torch.equal(start[name], tensor) for name, tensor in weights.items())
+        return lambda: seen.append((method.optimizer.param_groups[-1]["lr"],
+                                    method.model.fc.weight.grad is not None))
+
+    monkeypatch.setattr(rate_finder, "pull_towards", watching)
+    curve = search_rates(made, SEARCH).curve
+    assert [rate for rate, _ in seen] == pytest.approx(curve.rates)
+    assert all(is_there for _, is_there in seen)
 
 
 def test_a_phase_with_a_rate_of_its_own_is_what_is_found(words, tmp_path):

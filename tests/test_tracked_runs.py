@@ -1,6 +1,8 @@
 """Runs read back from a tracking server: what was sent is what is compared."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from wandb_server import serving
@@ -59,6 +61,40 @@ def test_runs_that_differ_only_in_the_seed_are_one_method(server):
     assert rows[0]["test/accuracy"]["mean"] == pytest.approx(0.75)
     assert rows[0]["test/accuracy"]["std"] == pytest.approx(0.05 * 2 ** 0.5)
     assert rows[1]["test/accuracy"] == {"mean": 0.6, "std": None}
+
+
+def test_offline_members_of_a_study_are_sent_later_and_read_back(tmp_path, monkeypatch):
+    with serving() as later:
+        monkeypatch.setenv("WANDB_BASE_URL", later.url)
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        for arm, seed, accuracy in (("full", 0, 0.7), ("full", 1, 0.8), ("gradual", 0, 0.6)):
+            folder = tmp_path / f"{arm}-{seed}"
+            folder.mkdir()
+            tracker = start_tracking(
+                folder, mode="offline", project="mine", entity="me", group="study-freezing-1",
+                job_type=arm, tags=[], notes=None, name=folder.name, pictures=False,
+                config={"seed": seed, "freezing": {"policy": arm}}, run_id=None, salt="s")
+            tracker.log_epoch({"val/accuracy": accuracy - 0.1}, 1)
+            tracker.log_epoch({"val/accuracy": accuracy}, 2)
+            tracker.log_best({"val/accuracy": accuracy})
+            tracker.log_results("test", {"accuracy": accuracy, **ANSWERS})
+            tracker.finish()
+        assert later.requests == []
+        folders = sorted(map(str, tmp_path.glob("*/wandb/offline-run-*")))
+        sent = subprocess.run([sys.executable, "-m", "wandb", "sync", *folders],
+                              capture_output=True, text=True, timeout=90, check=False)
+        assert len(folders) == 3 and sent.returncode == 0, sent.stdout + sent.stderr
+        runs = read_tracked("me/mine/study-freezing-1")
+        tables = [row for row in later.history if "test/confusion_matrix" in row]
+    assert sorted((r.name, r.group, r.arm, r.seed, r.numbers["best/val/accuracy"],
+                   r.numbers["val/accuracy"], r.numbers["test/accuracy"]) for r in runs) == [
+        ("full-0", "study-freezing-1", "full", 0, 0.7, 0.7, 0.7),
+        ("full-1", "study-freezing-1", "full", 1, 0.8, 0.8, 0.8),
+        ("gradual-0", "study-freezing-1", "gradual", 0, 0.6, 0.6, 0.6)]
+    assert len({tuple(sorted(run.numbers)) for run in runs}) == 1  # the same keys
+    assert [row["test/per_class"]["ncols"] for row in tables] == [2, 2, 2]
+    rows = {row["method"]: row["test/accuracy"] for row in join_seeds(runs, ["test/accuracy"])}
+    assert rows["full"]["mean"] == pytest.approx(0.75) and rows["gradual"]["std"] is None
 
 
 def test_an_arm_names_the_method():

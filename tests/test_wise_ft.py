@@ -19,6 +19,7 @@ from finetune.models.interpolation import interpolate_states, recompute_norm_sta
 from finetune.run import evaluate, fit, resume
 from finetune.run_directory import RunDirectory
 from finetune.training.checkpoints import read_metadata
+from finetune.verifying import verify
 
 
 def network(seed, **more):
@@ -109,6 +110,7 @@ def test_weights_lie_between_with_the_trained_classifier(train, given, monkeypat
     assert mixed.metrics["wise_ft"]["coefficient"] == 0.5
     name = "layer3.0.bn1.running_mean"  # fixed in training, computed anew between the ends
     assert torch.equal(end[name], start[name]) and not torch.equal(found[name], start[name])
+    verify(mixed)  # raises when answers or metrics of the network between don't come again
 
 
 def test_an_exact_classifier_is_the_starting_one(train):

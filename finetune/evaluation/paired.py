@@ -21,8 +21,8 @@ from finetune.evaluation.mcnemar import mcnemar
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.summed import Moved, class_key, summed_metrics
 
-__all__ = ["PairedDifference", "compare_runs", "difference_interval", "right_answers",
-           "telling_number"]
+__all__ = ["PairedDifference", "class_of", "cluster_shares", "compare_runs", "difference_interval",
+           "no_difference", "right_answers", "telling_number"]
 
 FEW = 30              # clusters that carry a difference; with fewer the interval is moved outward
 MOST = 100_000_000    # weights of pictures that are drawn for areas
@@ -83,9 +83,9 @@ def compare_runs(
     names = [name for name in one if name in other]
     drawn = _draw(first, second, clusters, resamples, seed)
     tests = _tests(first, second, clusters)
-    shares = _shares(first, clusters)
+    shares = cluster_shares(first, clusters)
     return {name: _difference(one[name], other[name], drawn.get(name), tests.get(name),
-                              shares.get(_class_of(name), shares[""]), confidence)
+                              shares.get(class_of(name), shares[""]), confidence)
             for name in names}
 
 
@@ -98,13 +98,16 @@ def right_answers(predictions: Predictions) -> np.ndarray:
     return np.asarray(agree.all(axis=1) & ~np.isnan(truth).all(axis=1))
 
 
-def _class_of(name: str) -> str:
+def class_of(name: str) -> str:
     """``[2]`` of ``recall[2]``; nothing of a metric over all classes."""
     return name[name.index("["):] if name.endswith("]") else ""
 
 
-def _shares(predictions: Predictions, clusters: np.ndarray | None) -> dict[str, np.ndarray]:
-    """(C,) each cluster's share of the pictures, of all and of those with each class."""
+def cluster_shares(predictions: Predictions, clusters: np.ndarray | None) -> dict[str, np.ndarray]:
+    """(C,) each cluster's share of the pictures, of all and of those with each class (`class_of`).
+
+    How many aren't 0 is how many clusters tell of a metric.
+    """
     truth = one_hot(predictions) == 1
     of = np.arange(len(truth)) if clusters is None else clusters
     size = int(of.max()) + 1
@@ -126,7 +129,7 @@ def _tests(first: Predictions, second: Predictions,
     for name, columns in {"roc_auc": list(range(truth.shape[1])), **places}.items():
         area = compare_areas(truth[:, columns], scores[0][:, columns], scores[1][:, columns],
                              clusters)
-        if area is not None:
+        if area is not None and area.error > 0:
             found[name] = (area.p, area.test)
     return found
 
@@ -190,15 +193,22 @@ def _difference(one: Moved, other: Moved, drawn: np.ndarray | None,
             least = 1 / max(units, 1)
         near = difference_interval(parts, float(least), confidence)
         low, high, method = min(low, near[0]), max(high, near[1]), f"{method}, fay-feuer"
-    p, name = test or (_p(value, error, freedom), "jackknife, t")
+    p, name = test or no_difference(value, error, freedom, units)
     return PairedDifference(one.value, other.value, value, error, low, high, method, p, name,
                             telling, units)
 
 
-def _p(value: float, error: float, freedom: int) -> float:
+def no_difference(value: float, error: float, freedom: float, units: int) -> tuple[float, str]:
+    """Two-sided p of no difference by Student's t, and its name.
+
+    Where nothing varies every cluster tells the same; then it is the sign test's.
+    """
     from scipy.stats import t
 
-    return float(2 * t.sf(abs(value) / error, freedom)) if error > 1e-12 else 1.0
+    if error > 0:
+        return float(2 * t.sf(abs(value) / error, freedom)), "jackknife, t"
+    certain = abs(value) > 1e-12
+    return (min(1.0, 2 * 0.5**units) if certain else 1.0), "signs of clusters, exact"
 
 
 def telling_number(moves: np.ndarray) -> float:

@@ -22,6 +22,7 @@ __all__ = ["Moved", "Summed", "class_key", "linearise", "summed_metrics"]
 
 BINS, TOP_K, TOP_K_FROM = 15, 3, 5  # as `finetune.evaluation.metrics` has them
 STEP = 1e-4                         # of a total, for the derivative by it
+NOISE = 1e-7                        # of what is summed: numerical derivatives miss by 1e-8
 CHUNK = 4_000_000                   # numbers in memory at once
 SQUARES = "squares"
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -174,15 +175,22 @@ def linearise(summed: Summed) -> Mapping[str, Moved]:
     """Each metric that is defined, and how each cluster moves it.
 
     The gradient is taken numerically, by totals that aren't 0: the others are so for every
-    picture.
+    picture. Where its parts cancel but for its error, a cluster moves nothing: without this, two
+    runs without a mistake would seem to be known alike to nine digits.
     """
     total = np.asarray(summed.sums.sum(axis=0)).ravel()
     values = {name: float(value[0]) for name, value in summed.statistic(total[None]).items()}
     which = np.flatnonzero(total)
     gradients = _gradients(total, which, summed.statistic)
     columns = summed.sums.tocsc()[:, which]
-    return {name: Moved(value, np.asarray(columns @ gradients[name]))
+    return {name: Moved(value, _moves(columns, gradients[name]))
             for name, value in values.items() if np.isfinite(value)}
+
+
+def _moves(columns: Any, gradient: np.ndarray) -> np.ndarray:
+    """(C,) what each cluster moves; 0 where it is the gradient's error."""
+    moves, terms = np.asarray(columns @ gradient), np.asarray(abs(columns) @ np.abs(gradient))
+    return np.where(np.abs(moves) > NOISE * terms, moves, 0.0)
 
 
 def _gradients(total: np.ndarray, which: np.ndarray, statistic: Statistic,

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from finetune.evaluation.crossed import Components, planned_error
 from finetune.evaluation.selection import SELECT_METRICS
 
-__all__ = ["POWER", "Needed", "Verdict", "as_gain", "evidence_needed", "judge", "shown"]
+__all__ = ["POWER", "Needed", "Verdict", "as_gain", "evidence_needed", "judge", "shown",
+           "within_range"]
 
 OWN_UNITS = {"log_loss", "mean_absolute_error", "brier"}  # the rest is told in points
+RANGES = {"log_loss": (0.0, float("inf")), "mean_absolute_error": (0.0, float("inf")),
+          "brier": (0.0, 2.0), "cohen_kappa": (-1.0, 1.0), "quadratic_kappa": (-1.0, 1.0),
+          "mcc": (-1.0, 1.0)}                          # the rest is within 0..1
 SMALL, SMALL_SHARE = 0.02, 0.05  # of a metric in points; of a value in own units
 POWER = 0.8
 MOST_CLUSTERS, MOST_SEEDS = 10_000_000, 100
@@ -24,12 +28,14 @@ class Needed:
         pictures: With the seeds that there are; ``None``: no number would do.
         seeds: Of each method, with the pictures that there are; likewise. ``None`` too of one run
             a side, which tells nothing of seeds.
+        alone: Whether it is of one run a side.
     """
 
     target: float
     power: float
     pictures: int | None
     seeds: int | None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,19 @@ def shown(metric: str, value: float, *, unit: bool = True) -> str:
         return f"{value + 0.0:.3g}"
     text = f"{100 * value:.1f}".replace("-0.0", "0.0") if abs(value) < 5e-4 else f"{100*value:.1f}"
     return f"{text} points" if unit else text
+
+
+def within_range(metric: str, low: float, high: float, *,
+                 difference: bool = False) -> tuple[float, float]:
+    """An interval without what the metric, or a difference of two, can't be.
+
+    >>> within_range("accuracy", 0.9, 1.1), within_range("mcc", -2.5, 0.1, difference=True)
+    ((0.9, 1.0), (-2.0, 0.1))
+    """
+    least, most = RANGES.get(metric.partition("[")[0], (0.0, 1.0))
+    if difference:
+        least, most = least - most, most - least
+    return max(low, least), min(high, most)
 
 
 def judge(
@@ -113,11 +132,13 @@ def judge(
 
 def _would_do(metric: str, needed: Needed | None) -> str:
     """How much would be enough, and for what."""
-    if needed is None or not needed.target:
+    if needed is None or shown(metric, abs(needed.target)) in ("0", "0.0 points"):
         return ""
     ways = [f"{_round(needed.pictures)} pictures"] if needed.pictures else []
     ways += [f"{needed.seeds} seeds a side"] if needed.seeds else []
     size = f"a true difference of {shown(metric, abs(needed.target))}"
+    if not ways and needed.alone:
+        return f"; {MOST_CLUSTERS:,} pictures would not be enough to show {size}"
     if not ways:
         return f"; neither more pictures nor more seeds alone would show {size}"
     words = f"{ways[0]}, or {ways[1]}," if len(ways) == 2 else ways[0]
@@ -162,12 +183,13 @@ def evidence_needed(
         return bool(abs(target) >= far * error)
 
     if target == 0:
-        return Needed(target, power, None, None)
+        return Needed(target, power, None, None, max(runs) == 1)
     many = _least(lambda count: enough(runs, count), clusters + 1, MOST_CLUSTERS)
     seeds = None
     if max(runs) > 1:
         seeds = _least(lambda count: enough((count, count), clusters), max(runs) + 1, MOST_SEEDS)
-    return Needed(target, power, None if many is None else -(-many * pictures // clusters), seeds)
+    return Needed(target, power, None if many is None else -(-many * pictures // clusters), seeds,
+                  max(runs) == 1)
 
 
 def _least(holds: Callable[[int], bool], low: int, high: int) -> int | None:

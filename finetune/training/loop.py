@@ -321,6 +321,15 @@ def _share(number: int, batches: int, settings: TrainingSettings) -> float:
     return 1 / min(settings.accumulation_steps, batches - first)
 
 
+def measured_shares(way: Pass, model: nn.Module, optimizer: torch.optim.Optimizer, *,
+                    criterion: Callable[[Tensor, Tensor], Tensor], settings: TrainingSettings,
+                    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+                    ) -> dict[int, float]:
+    """The factor on each depth's rate that `train` would measure in this epoch; none unasked."""
+    gather = functools.partial(_backward, way, criterion=criterion, mix=mix, settings=settings)
+    return _look_ahead(way, model, optimizer, gather, settings)[0]
+
+
 def _look_ahead(way: Pass, model: nn.Module, optimizer: torch.optim.Optimizer,
                 gather: Callable[..., Tensor], settings: TrainingSettings,
                 ) -> tuple[dict[int, float], Iterable[Batch]]:

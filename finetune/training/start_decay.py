@@ -51,7 +51,7 @@ def decay_towards_start(groups: Sequence[Mapping[str, Any]],
     >>> group = {"params": [torch.nn.Parameter(torch.tensor(3.0))], "lr": 0.5, "start_decay": 0.2}
     >>> group["params"][0].grad = torch.tensor(0.0)
     >>> decay_towards_start([group], [[torch.tensor(1.0)]])
-    >>> round(float(group["params"][0]), 6)
+    >>> round(group["params"][0].item(), 6)
     2.8
     """
     for group, tensors in zip(groups, starts, strict=True):
