@@ -61,7 +61,8 @@ def compare_tracked(place: str, *, metric: str | None = None) -> None:
         ConfigurationError: No run has such a metric.
     """
     runs = read_tracked(place)
-    finished = [run for run in runs if run.state == "finished"]
+    searched = [run for run in runs if (run.arm or "").endswith(" search")]
+    finished = [run for run in runs if run.state == "finished" and run not in searched]
     if not finished:
         raise InputError(f"{place}: none of its {len(runs)} runs is finished "
                          f"({first_of([f'{run.name} {run.state}' for run in runs])})")
@@ -72,7 +73,9 @@ def compare_tracked(place: str, *, metric: str | None = None) -> None:
         "method", "seeds", *(word for name in names for word in (name, "SD over seeds")), "state"],
         [[row["method"], ", ".join(map(str, row["seeds"])),
           *(word for name in names for word in _shown(row[name])), "finished"] for row in rows])
-    left_out = [f"{run.name} ({run.state})" for run in runs if run not in finished]
+    if searched:
+        say(f"left out: {len(searched)} runs of studies that searched a learning rate")
+    left_out = [f"{run.name} ({run.state})" for run in runs if run not in finished + searched]
     if left_out:
         say(f"left out, not finished: {first_of(left_out)}")
     say("No verdict: Weights & Biases holds no answers for single pictures, so nothing is tested "

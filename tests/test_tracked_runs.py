@@ -176,3 +176,16 @@ def test_unfinished_runs_are_named_and_left_out(monkeypatch, capsys):
     monkeypatch.setattr("finetune.tracked_runs.read_tracked", lambda place: runs[1:])
     with pytest.raises(InputError, match="none of its 1 runs is finished"):
         compare_tracked("me/mine")
+
+
+def test_runs_that_searched_a_rate_are_no_spread_over_seeds(monkeypatch, capsys):
+    def run(arm, seed, accuracy):
+        return TrackedRun(f"{arm} {seed}", "x", "study", arm, "finished", {"seed": seed},
+                          {"test/accuracy": accuracy, "best/val/accuracy": accuracy})
+
+    found = [run("full search", 3, 0.1), run("full search", 3, 0.5), run("full", 0, 0.7),
+             run("full", 1, 0.9)]
+    monkeypatch.setattr("finetune.tracked_runs.read_tracked", lambda place: found)
+    compare_tracked("me/mine")
+    told = capsys.readouterr().out
+    assert "full search" not in told and "0.8" in told and "2 runs of studies that searched" in told
