@@ -164,7 +164,7 @@ def _compose(words: Sequence[str]) -> "Composed":
 
 def _train(words: Sequence[str]) -> int:
     if _asks_for_study(words):
-        from finetune.studies import run_study
+        from finetune.study.running import run_study
 
         run_study(words)
         return 0
@@ -191,7 +191,7 @@ def _ls(words: list[str]) -> int:
     if given.pattern:
         raise ConfigurationError(f"ls {given.kind} takes no pattern ({given.pattern})")
     from finetune.recipes import list_recipes
-    from finetune.study_files import list_studies
+    from finetune.study.files import list_studies
 
     found = list_studies() if given.kind == "studies" else list_recipes()
     table(given.kind, ["name", "for"], [[r.name, r.summary] for r in found.values()])
@@ -238,7 +238,7 @@ def _summary(words: list[str]) -> int:
 
 def _show(words: list[str]) -> int:
     from finetune.recipes import find_recipe
-    from finetune.study_files import find_study
+    from finetune.study.files import find_study
 
     is_study = len(words) > 1 and words[0] == "study"
     given = _parse("show", ["recipe"], words[1:] if is_study else words).recipe
@@ -274,7 +274,7 @@ def _keys(words: list[str]) -> int:
 
 def _plan(words: list[str]) -> int:
     if _asks_for_study(words):
-        from finetune.study_making import print_study_plan
+        from finetune.study.making import print_study_plan
 
         print_study_plan(words)
         return 0
@@ -325,7 +325,7 @@ def _resume(words: list[str]) -> int:
 
     folder = Path(_parse("resume", ["run"], words).run).expanduser()
     if (folder / STUDY).is_file():
-        from finetune.studies import resume_study
+        from finetune.study.running import resume_study
 
         resume_study(folder)
         return 0
@@ -435,7 +435,7 @@ def _compare(words: list[str]) -> int:
         return _compare_tracked(parser, given)
     if not given.runs:
         parser.error("compare needs runs, a study or a folder of runs, or --wandb ENTITY/PROJECT")
-    from finetune.comparing import compare
+    from finetune.comparison.comparing import compare
 
     path = compare(given.runs, metric=given.metric, reference=given.reference,
                    confidence=0.95 if given.confidence is None else given.confidence,

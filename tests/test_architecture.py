@@ -14,20 +14,17 @@ HEAVY = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb", "
 # Lower layers first; a module imports only from its own layer or below, strangers excepted.
 LAYERS = [
     {"errors", "files", "specs"},
-    {"config", "ranges", "recipes", "values", "study_files"},
+    {"config", "ranges", "recipes", "values"},
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory", "likeness", "looks", "shortcuts"},
-    {"compared_runs"},
-    {"run_facts", "method_pairs"},
     {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
-     "weights_store", "memory", "caches", "devices", "study_words", "study_plan", "study_store",
-     "study_table", "launchers"},
+     "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results", "starting", "wise_ft", "explaining"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
-     "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table",
-     "study_member", "study_making", "study_sweep", "studies", "rate_finder"},
-    {"comparing", "runs_tree"},
+     "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "study",
+     "rate_finder"},
+    {"comparison", "runs_tree"},
     {"api", "cli", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
@@ -37,8 +34,7 @@ SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assemb
                "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
-               "auditing", "starting", "wise_ft", "study_words", "study_member", "study_making",
-               "study_sweep", "studies", "shortcuts", "rate_finder", "explaining"}
+               "auditing", "starting", "wise_ft", "study", "shortcuts", "rate_finder", "explaining"}
 
 
 def unit(path):

@@ -10,13 +10,13 @@ from run_builder import build_run
 from statistics_of import drawn, several
 
 from finetune.__main__ import main
-from finetune.compared_runs import group_methods, list_members, read_runs
-from finetune.comparing import compare
+from finetune.comparison.comparing import compare
+from finetune.comparison.facts import pareto_front
+from finetune.comparison.runs import group_methods, list_members, read_runs
 from finetune.errors import ConfigurationError, DataError, InputError
 from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
-from finetune.run_facts import pareto_front
 from finetune.specs import LabelKind, LabelSpec
 
 NAMES = ("cat", "dog", "owl")

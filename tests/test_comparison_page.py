@@ -10,7 +10,7 @@ from PIL import Image
 from test_comparing import train
 
 from finetune.__main__ import main
-from finetune.comparing import compare
+from finetune.comparison.comparing import compare
 from finetune.report.comparison_charts import cost_units
 from finetune.report.comparison_page import write_comparison_page
 from finetune.report.forest import scale_of, told

@@ -8,7 +8,7 @@ from run_builder import build_run
 from test_comparing import train
 
 from finetune.__main__ import main
-from finetune.comparing import compare
+from finetune.comparison.comparing import compare
 from finetune.composition import dump_config
 from finetune.config import Config
 from finetune.errors import InputError

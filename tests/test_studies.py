@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from finetune import run as run_module
-from finetune import study_making, study_member
 from finetune.__main__ import main
 from finetune.composition import compose
 from finetune.errors import DataError
 from finetune.files import write_text
 from finetune.launch import launch
 from finetune.run_directory import RunDirectory
+from finetune.study import making as study_making
+from finetune.study import member as study_member
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 SMALL = ["model.name=resnet10t", "model.weights=null", "data.image_size=32", "data.batch_size=8",

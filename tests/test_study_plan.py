@@ -4,8 +4,8 @@ import pytest
 
 from finetune.composition import compose
 from finetune.errors import ConfigurationError
-from finetune.study_files import find_study, list_studies
-from finetune.study_plan import (
+from finetune.study.files import find_study, list_studies
+from finetune.study.plan import (
     Arm,
     Study,
     best_rate,
@@ -16,7 +16,7 @@ from finetune.study_plan import (
     search_members,
     total_members,
 )
-from finetune.study_words import read_numbers, read_study_words, split_values
+from finetune.study.words import read_numbers, read_study_words, split_values
 
 NAMES = ["backbones", "freezing", "label_fraction", "learning_rates"]
 
@@ -55,7 +55,7 @@ def test_numbers_are_read(text):
 @pytest.mark.parametrize(("words", "told"), [
     (["-m", "seed=0,0"], "stands twice"), (["-m", "data.split_seed=0,1"], "one for all"),
     (["-m", "data.fold=1,2"], "one for all"),
-    (["-m", "optimizer.lr=interval(1e-4,1)"], "not intervals"),
+    (["-m", "optimizer.lr=interval(1e-4,1)"], "intervals need hydra"),
     (["hydra/launcher=joblib", "seed=1"], "-m"), (["study=freezing", "study.sed=1"], "study.seeds"),
     (["-m", "hydra.run.dir=x", "seed=1"], "output_dir"), (["-m", "seed"], "no key=value")])
 def test_words_that_make_no_study_are_refused(words, told):

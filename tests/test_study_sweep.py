@@ -8,13 +8,13 @@ import json
 import pytest
 from test_studies import SMALL, only, pictures, stored  # noqa: F401
 
-from finetune import study_member
 from finetune.__main__ import main
 from finetune.errors import ConfigurationError
 from finetune.run_directory import RunDirectory
-from finetune.study_making import plan_study
-from finetune.study_plan import Study
-from finetune.study_sweep import next_trials
+from finetune.study import member as study_member
+from finetune.study.making import plan_study
+from finetune.study.plan import Study
+from finetune.study.sweep import next_trials
 
 optuna = pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 pytestmark = pytest.mark.usefixtures("without_pages")

@@ -19,12 +19,12 @@ from finetune.composition import compose
 from finetune.console import say, warn
 from finetune.errors import FinetuneError, InputError, Interrupted
 from finetune.files import write_text
-from finetune.launchers import is_local, run_jobs
 from finetune.rehearsal import fits_only_the_head
 from finetune.run_directory import RunDirectory
-from finetune.study_making import plan_study
-from finetune.study_member import LOGS, SETTLE, Failure, StudyTask
-from finetune.study_plan import (
+from finetune.study.launchers import is_local, run_jobs
+from finetune.study.making import plan_study
+from finetune.study.member import LOGS, SETTLE, Failure, StudyTask
+from finetune.study.plan import (
     FINAL,
     SEARCH,
     Arm,
@@ -36,9 +36,9 @@ from finetune.study_plan import (
     rank_arms,
     search_members,
 )
-from finetune.study_store import read_study, write_study
-from finetune.study_sweep import corners, next_trials
-from finetune.study_table import print_table
+from finetune.study.store import read_study, write_study
+from finetune.study.sweep import corners, next_trials
+from finetune.study.table import print_table
 
 __all__ = ["resume_study", "run_study"]
 

@@ -13,14 +13,14 @@ from finetune.config import Config
 from finetune.console import say, table, warn
 from finetune.errors import ConfigurationError
 from finetune.evaluation.selection import check_select_metric
-from finetune.launchers import check_launcher
 from finetune.names import name_problems
 from finetune.plan import print_plan
 from finetune.rehearsal import fits_only_the_head
-from finetune.study_files import StudyValues, find_study
-from finetune.study_plan import Arm, Study, cross, merge, total_members
-from finetune.study_sweep import corners, read_sweep, sweep_notes
-from finetune.study_words import StudyWords, read_numbers, read_study_words
+from finetune.study.files import StudyValues, find_study
+from finetune.study.launchers import check_launcher
+from finetune.study.plan import Arm, Study, cross, merge, total_members
+from finetune.study.sweep import corners, read_sweep, sweep_notes
+from finetune.study.words import StudyWords, read_numbers, read_study_words
 
 __all__ = ["plan_study", "print_study_plan"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.compared_runs import ComparedRun, Method
+from finetune.comparison.runs import ComparedRun, Method
 
 __all__ = ["find_flags", "pareto_front", "run_cost", "run_curve"]
 

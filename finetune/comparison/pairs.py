@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.compared_runs import ComparedRun, Method
+from finetune.comparison.runs import ComparedRun, Method
 from finetune.evaluation.crossed import Components, CrossedDifference, compare_methods
 from finetune.evaluation.delong import compare_areas
 from finetune.evaluation.doubts import difference_doubts

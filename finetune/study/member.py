@@ -26,8 +26,8 @@ from finetune.fitting import settle_batch_size
 from finetune.folds import train_in
 from finetune.run_directory import RunDirectory
 from finetune.session import choose_device
-from finetune.study_plan import Member, Study, total_members
-from finetune.study_store import read_study
+from finetune.study.plan import Member, Study, total_members
+from finetune.study.store import read_study
 
 __all__ = ["LOGS", "SETTLE", "Failure", "StudyTask", "duration", "evaluated_pictures"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from finetune.errors import InputError
 from finetune.files import write_json
 from finetune.run_directory import STUDY
-from finetune.study_plan import Study
+from finetune.study.plan import Study
 
 __all__ = ["is_study", "read_study", "write_study"]
 

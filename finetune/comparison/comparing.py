@@ -13,7 +13,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from finetune.compared_runs import (
+from finetune.comparison.facts import find_flags, pareto_front, run_cost, run_curve
+from finetune.comparison.pairs import (
+    MeasuredMethod,
+    changed_pictures,
+    compare_pair,
+    measure_method,
+    method_entry,
+    run_intervals,
+)
+from finetune.comparison.runs import (
     ComparedRun,
     Member,
     Method,
@@ -22,7 +31,7 @@ from finetune.compared_runs import (
     list_members,
     read_runs,
 )
-from finetune.comparison_table import print_comparison
+from finetune.comparison.table import print_comparison
 from finetune.errors import ConfigurationError, InputError, did_you_mean
 from finetune.evaluation.crossed import Components
 from finetune.evaluation.influence import cluster_numbers
@@ -31,17 +40,8 @@ from finetune.evaluation.subgroups import holm
 from finetune.evaluation.summed import class_key
 from finetune.evaluation.verdicts import Needed, Verdict, as_gain, evidence_needed, judge
 from finetune.files import write_json
-from finetune.method_pairs import (
-    MeasuredMethod,
-    changed_pictures,
-    compare_pair,
-    measure_method,
-    method_entry,
-    run_intervals,
-)
 from finetune.report.comparison_page import write_comparison_page
 from finetune.run_directory import STUDY
-from finetune.run_facts import find_flags, pareto_front, run_cost, run_curve
 
 __all__ = ["SCHEMA", "compare"]
 

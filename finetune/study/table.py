@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.console import say, table, warn
-from finetune.study_plan import Arm, Study, merge
+from finetune.study.plan import Arm, Study, merge
 
 __all__ = ["print_table"]
 

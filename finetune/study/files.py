@@ -108,7 +108,7 @@ def _is_list(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 def _folders() -> list[Path]:
     """Where studies are looked for, first wins: FINETUNE_STUDY_PATH, checkout or wheel."""
-    own = Path(__file__).parent
+    own = Path(__file__).parents[1]
     listed = os.environ.get("FINETUNE_STUDY_PATH", "").split(os.pathsep)
     candidates = [Path(p).expanduser() for p in listed if p]
     checkout = own.parent / "studies"

@@ -21,9 +21,9 @@ from hydra.core.override_parser.types import IntervalSweep
 
 from finetune.errors import ConfigurationError
 from finetune.evaluation.selection import higher_is_better
-from finetune.launchers import is_local, read_sweeper
-from finetune.study_plan import SEARCH, Arm, Member, Study, Sweep, merge
-from finetune.study_words import StudyWords
+from finetune.study.launchers import is_local, read_sweeper
+from finetune.study.plan import SEARCH, Arm, Member, Study, Sweep, merge
+from finetune.study.words import StudyWords
 from finetune.values import known_keys
 
 __all__ = ["corners", "next_trials", "read_sweep", "sweep_notes"]

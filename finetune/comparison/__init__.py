@@ -1,0 +1,1 @@
+"""Finished runs side by side: which method is better, and whether the difference is real."""

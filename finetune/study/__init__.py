@@ -1,0 +1,1 @@
+"""Studies: several arms, each with its own searched rate, several seeds, one table."""
