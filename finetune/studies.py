@@ -22,6 +22,7 @@ from finetune.console import say, table, warn
 from finetune.errors import ConfigurationError, FinetuneError, InputError, Interrupted
 from finetune.evaluation.selection import check_select_metric
 from finetune.files import write_text
+from finetune.interruption import several_runs
 from finetune.launchers import check_launcher, is_local, run_jobs
 from finetune.names import name_problems
 from finetune.plan import print_plan
@@ -241,23 +242,29 @@ def _go_on(folder: Path) -> Path:
     study = read_study(folder)
     failures: dict[str, Failure] = {}
     try:
-        if not study.settled:
-            _settle(folder, study)
-        if not study.members:
-            study.members = search_members(study)
-            write_study(folder, study)
-        _run_missing(folder, study, SEARCH, failures)
-        _choose_rates(folder, study)
-        if not any(member.role == FINAL for member in study.members):
-            study.members += final_members(study)
-            write_study(folder, study)
-        _run_missing(folder, study, FINAL, failures)
+        with several_runs():
+            _run_members(folder, study, failures)
     except (KeyboardInterrupt, Interrupted) as error:
         raise Interrupted(_advice(folder, study)) from error
     _conclude(folder, study)
     print_table(study, folder)
     _tell_failures(study, failures)
     return folder
+
+
+def _run_members(folder: Path, study: Study, failures: dict[str, Failure]) -> None:
+    """What is missing of both rounds: all that search rates, then all that count."""
+    if not study.settled:
+        _settle(folder, study)
+    if not study.members:
+        study.members = search_members(study)
+        write_study(folder, study)
+    _run_missing(folder, study, SEARCH, failures)
+    _choose_rates(folder, study)
+    if not any(member.role == FINAL for member in study.members):
+        study.members += final_members(study)
+        write_study(folder, study)
+    _run_missing(folder, study, FINAL, failures)
 
 
 def _advice(folder: Path, study: Study) -> str:
