@@ -33,7 +33,7 @@ COMMON = ("data.image_size=64", "data.batch_size=16", "data.workers=0", "trainin
           "tracking.mode=disabled")
 SCENES = ("study=freezing", "study.arms=full,head_only,gradual", "recipe=remote_sensing",
           "data.val_fraction=0.1")
-SCANS = ("-m", "freezing.policy=none,head_only,head_then_all,gradual", "seed=0,1,2",
+SCANS = ("-m", "freezing.policy=none,head_only,head_then_all", "seed=0,1,2",
          "study.rates=0.1,0.316,1,3.16", "recipe=medical")
 COLUMNS = ("pictures", "network", "policy", "rate", "validation", "95 %", "spread", "test", "95 %",
            "spread", "against full", "p", "p, all", "s a run")
@@ -63,7 +63,6 @@ def scans(weights: str, fraction: float) -> Part:
 PARTS = {
     "scenes-bundled-200": scenes("bundled", 0.1),
     "scenes-imagenet-200": scenes("packaged", 0.1),
-    "scenes-imagenet-600": scenes("packaged", 0.3),
     "scans-imagenet-220": scans("packaged", 0.05),
 }
 
