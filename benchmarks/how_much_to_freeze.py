@@ -34,7 +34,8 @@ COMMON = ("data.image_size=64", "data.batch_size=16", "data.workers=0", "trainin
 SCENES = ("study=freezing", "study.arms=full,head_only,gradual", "recipe=remote_sensing",
           "data.val_fraction=0.1")
 SCANS = ("-m", "freezing.policy=none,head_only,head_then_all", "seed=0,1,2",
-         "study.rates=0.1,0.316,1,3.16", "recipe=medical")
+         "recipe=medical")
+HIGHER = "study.rates=0.316,1,3.16,10"
 COLUMNS = ("pictures", "network", "policy", "rate", "validation", "95 %", "spread", "test", "95 %",
            "spread", "against full", "p", "p, all", "s a run")
 
@@ -48,22 +49,20 @@ class Part:
     reference: str
 
 
-def scenes(weights: str, fraction: float) -> Part:
-    """A study of rsscn7; of 2,016 pictures for training the fraction is used."""
-    words = (*SCENES, f"model.weights={weights}", f"data.train_fraction={fraction}")
-    return Part("scenes", words, "full")
+def scenes(*words: str) -> Part:
+    """A study of rsscn7."""
+    return Part("scenes", (*SCENES, *words), "full")
 
 
-def scans(weights: str, fraction: float) -> Part:
-    """A study of brain_tumor_mri; of 4,373 pictures for training the fraction is used."""
-    words = (*SCANS, f"model.weights={weights}", f"data.train_fraction={fraction}")
-    return Part("scans", words, "none")
+def scans(*words: str) -> Part:
+    """A study of brain_tumor_mri."""
+    return Part("scans", (*SCANS, *words), "none")
 
 
 PARTS = {
-    "scenes-bundled-200": scenes("bundled", 0.1),
-    "scenes-imagenet-200": scenes("packaged", 0.1),
-    "scans-imagenet-220": scans("packaged", 0.05),
+    "scenes-bundled-200": scenes("model.weights=bundled", "data.train_fraction=0.1"),
+    "scenes-imagenet-200": scenes("model.weights=packaged", "data.train_fraction=0.1", HIGHER),
+    "scans-imagenet-220": scans("model.weights=packaged", "data.train_fraction=0.05", HIGHER),
 }
 
 
