@@ -31,10 +31,8 @@ from measuring import describe_machine, environment, markdown, parser_of, report
 
 COMMON = ("data.image_size=64", "data.batch_size=16", "data.workers=0", "training.epochs=4",
           "tracking.mode=disabled")
-SCENES = ("study=freezing", "study.arms=full,head_only,gradual", "recipe=remote_sensing",
-          "data.val_fraction=0.1")
-SCANS = ("-m", "freezing.policy=none,head_only,head_then_all", "seed=0,1,2",
-         "recipe=medical")
+SCENES = ("study=freezing", "recipe=remote_sensing", "data.val_fraction=0.1")
+SCANS = ("-m", "seed=0,1,2", "recipe=medical")
 HIGHER = "study.rates=0.316,1,3.16,10"
 COLUMNS = ("pictures", "network", "policy", "rate", "validation", "95 %", "spread", "test", "95 %",
            "spread", "against full", "p", "p, all", "s a run")
@@ -60,9 +58,12 @@ def scans(*words: str) -> Part:
 
 
 PARTS = {
-    "scenes-bundled-200": scenes("model.weights=bundled", "data.train_fraction=0.1"),
-    "scenes-imagenet-200": scenes("model.weights=packaged", "data.train_fraction=0.1", HIGHER),
-    "scans-imagenet-220": scans("model.weights=packaged", "data.train_fraction=0.05", HIGHER),
+    "scenes-bundled-200": scenes("study.arms=full,head_only,gradual", "model.weights=bundled",
+                                 "data.train_fraction=0.1"),
+    "scenes-imagenet-200": scenes("study.arms=full,head_only", "model.weights=packaged",
+                                  "data.train_fraction=0.1", HIGHER),
+    "scans-imagenet-220": scans("freezing.policy=none,head_only,head_then_all",
+                                "model.weights=packaged", "data.train_fraction=0.05", HIGHER),
 }
 
 
