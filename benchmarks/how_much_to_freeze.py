@@ -131,7 +131,8 @@ def thinned(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     ...          for i, g in enumerate("xxyz")])[-1]["path"]
     '1'
     """
-    kept, seen = [], dict[tuple[str, str], dict[str, int]]()
+    kept: list[Mapping[str, str]] = []
+    seen: dict[tuple[str, str], dict[str, int]] = {}
     for row in rows:
         groups = seen.setdefault((row["split"], row["label"]), {})
         place = groups.setdefault(row.get("group") or row["path"], len(groups))
@@ -165,8 +166,19 @@ def rows_of(folder: Path, comparison: Mapping[str, Any]) -> list[dict[str, Any]]
                      **validation(folder, study, arm["name"], metric)},
              "test": methods[arm["name"]]["metrics"][metric],
              "seconds": least_seconds(methods[arm["name"]]),
+             "searched": searched(folder, study, arm["name"], metric),
              "train": training_pictures(folder, study),
              "pair": told(pairs.get(arm["name"]), metric)} for arm in study["arms"]]
+
+
+def searched(folder: Path, study: Mapping[str, Any], arm: str, metric: str) -> dict[str, float]:
+    """Validation by rate, of the runs that searched an arm's rate."""
+    found: dict[str, float] = {}
+    for member in study["members"]:
+        if (member["arm"], member["role"]) == (arm, "search"):
+            path = folder / member["path"] / "metrics.json"
+            found[f"{member['rate']:g}"] = json.loads(path.read_text())["val"][metric]
+    return found
 
 
 def least_seconds(method: Mapping[str, Any]) -> float:
@@ -217,10 +229,13 @@ def correct_all(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """As Markdown, with the verdicts in words below."""
+    """As Markdown, with the search for rates and the verdicts in words below."""
+    rates = [[row["part"], row["arm"], ", ".join(
+        f"{rate}: {100 * value:.1f}" for rate, value in row["searched"].items())] for row in rows]
     words = [f"* {row['part']}, {row['arm']}: {row['pair']['words']}"
              for row in rows if row["pair"]]
-    return "\n".join([markdown(COLUMNS, [cells(row) for row in rows]), "", *words])
+    return "\n".join([markdown(COLUMNS, [cells(row) for row in rows]), "",
+                      markdown(("part", "policy", "validation by rate"), rates), "", *words])
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

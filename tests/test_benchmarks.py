@@ -356,11 +356,13 @@ def test_the_freezing_guides_table_has_a_row_an_arm_and_corrects_over_all_parts(
     entry = {"mean": 0.8, "std": 0.012, "low": 0.75, "high": 0.85}
     pair = {"value": -0.02, "low": -0.05, "high": 0.01, "p_holm": 0.04, "words": "too few"}
     row = {"part": "scans-imagenet-220", "arm": "head_only", "rate": 0.001, "edge": "highest",
-           "val": entry, "test": entry, "train": 219, "seconds": 9.6}
+           "val": entry, "test": entry, "train": 219, "seconds": 9.6, "searched": {"0.001": 0.81}}
     rows = [{**row, "pair": {**pair, "p": 0.02}}, {**row, "pair": None},
             {**row, "pair": {**pair, "p": 0.4}}]
     script.correct_all(rows)
     assert [each["pair"]["p_all"] for each in rows if each["pair"]] == [0.04, 0.4]
-    first = script.table(rows).splitlines()[2]
-    assert first == ("| 219 scans | imagenet | head_only | 0.001 (highest) | 80.0 | 75 to 85 | 1.2 "
-                     "| 80.0 | 75 to 85 | 1.2 | -2.0 (-5.0 to +1.0) | 0.04 | 0.04 | 10 |")
+    told = script.table(rows).splitlines()
+    assert "| scans-imagenet-220 | head_only | 0.001: 81.0 |" in told
+    assert told[2] == (
+        "| 219 scans | imagenet | head_only | 0.001 (highest) | 80.0 | 75 to 85 | 1.2 "
+        "| 80.0 | 75 to 85 | 1.2 | -2.0 (-5.0 to +1.0) | 0.04 | 0.04 | 10 |")
