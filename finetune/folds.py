@@ -21,6 +21,7 @@ from finetune.errors import CheckError, DataError, InputError, Interrupted
 from finetune.evaluation.pooling import pool_predictions, spread
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
+from finetune.interruption import several_runs
 from finetune.report.figures import write_figures
 from finetune.report.folds_page import write_folds_report
 from finetune.results import measure_answers
@@ -110,8 +111,9 @@ def _train_missing(parent: RunDirectory, config: Config,
         say(f"fold {fold} of {count}")
         folder = parent.path / f"fold-{fold}"
         try:
-            members.append(train_in(folder, _with_fold(config, fold),
-                                    [*overrides, f"data.fold={fold}"]))
+            with several_runs():
+                members.append(train_in(folder, _with_fold(config, fold),
+                                        [*overrides, f"data.fold={fold}"]))
         except (Interrupted, KeyboardInterrupt) as error:
             if not any(parent.path.glob("fold-*")):
                 raise

@@ -3,14 +3,14 @@
 import shlex
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from finetune.errors import Interrupted
 from finetune.run_directory import RunDirectory
 
-__all__ = ["Interruption", "interruption"]
+__all__ = ["Interruption", "interruption", "several_runs"]
 
 T = TypeVar("T")
 KINDS = (signal.SIGINT, signal.SIGTERM)
@@ -72,11 +72,14 @@ def interruption(run: RunDirectory | None) -> Iterator[Interruption]:
     A new run that ends before its first checkpoint, by a signal or an error, is removed. Processes
     that read pictures may have got the signal too: their death is then part of the interruption.
 
+    A signal that comes too late to stop the run stops the others of `several_runs`.
+
     Raises:
         Interrupted: By a signal; the message says how to go on.
+        KeyboardInterrupt: The run is finished, but no other is to begin.
     """
     watch = Interruption(run)
-    before = _install(watch)
+    before = _install(watch.remember)
     try:
         yield watch
     except BaseException as error:
@@ -87,12 +90,36 @@ def interruption(run: RunDirectory | None) -> Iterator[Interruption]:
             raise Interrupted(watch.advice(error)) from error
         raise
     finally:
-        for kind, handler in zip(KINDS, before, strict=False):
-            signal.signal(kind, handler)
+        _restore(before)
+    if watch.requested() and _stop in before:
+        raise KeyboardInterrupt
 
 
-def _install(watch: Interruption) -> list[Any]:
+@contextmanager
+def several_runs() -> Iterator[None]:
+    """Handle both signals around runs that follow each other: no other begins after one.
+
+    Raises:
+        KeyboardInterrupt: By a signal between two runs, or one that came while a run ended.
+    """
+    before = _install(_stop)
     try:
-        return [signal.signal(kind, watch.remember) for kind in KINDS]
+        yield
+    finally:
+        _restore(before)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _install(handler: Callable[[int, object], None]) -> list[Any]:
+    try:
+        return [signal.signal(kind, handler) for kind in KINDS]
     except ValueError:  # not the main thread: a notebook's own handling stays
         return []
+
+
+def _restore(handlers: list[Any]) -> None:
+    for kind, handler in zip(KINDS, handlers, strict=False):
+        signal.signal(kind, handler)

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
     "audit_scale", "calibration_and_sets", "compare_power", "coverage", "evaluation", "frozen",
-    "gpu", "leaks_worth", "models", "planted_labels", "planted_leaks", "scaling",
-    "startup")), *PEERS]
+    "gpu", "how_much_to_freeze", "leaks_worth", "models", "planted_labels", "planted_leaks",
+    "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_sizes_grow_by_about_three_up_to_the_largest(load):
 
 
 def test_the_doctests_hold(load):
-    for name in ("leaks_worth", "measuring", "scaling"):
+    for name in ("how_much_to_freeze", "leaks_worth", "measuring", "scaling"):
         assert doctest.testmod(load(name)).failed == 0
 
 
@@ -326,3 +326,43 @@ def test_equal_methods_are_seldom_called_different_and_others_mostly(load):
     rows = script.measure_metrics(script.Design("metrics", "3 classes", 0.02, 3, 1, 5), random)
     assert [row["metric"] for row in rows] == list(script.METRICS)
     assert "| power | accuracy | steady | 1 points | 5 | 1 |" in script.table([power])
+
+
+def test_each_part_of_the_freezing_guide_is_a_study_with_three_seeds_and_a_search(load):
+    from finetune.studies import plan_study
+
+    script = load("how_much_to_freeze")
+    for part in script.PARTS.values():
+        study, _ = plan_study([*part.words, *script.COMMON])
+        assert study.reference == part.reference and study.seeds == [0, 1, 2]
+        assert len(study.arms) >= 2 and all(arm.searches for arm in study.arms)
+        assert "freezing.policy=none" in next(
+            arm.words for arm in study.arms if arm.name == part.reference)
+
+
+def test_thinned_scans_keep_train_whole_and_sets_of_copies_together(load):
+    rows = [{"path": f"{split}{i}", "label": "ab"[i % 2], "split": split, "group": f"{i // 4}"}
+            for split in ("train", "val", "test") for i in range(48)]
+    kept = load("how_much_to_freeze").thinned(rows)
+    counts = {split: sum(row["split"] == split for row in kept) for split in ("train", "val")}
+    assert counts == {"train": 48, "val": 16}
+    for row in kept:
+        same = [r for r in rows if (r["split"], r["group"]) == (row["split"], row["group"])]
+        assert all(each in kept for each in same)
+
+
+def test_the_freezing_guides_table_has_a_row_an_arm_and_corrects_over_all_parts(load):
+    script = load("how_much_to_freeze")
+    entry = {"mean": 0.8, "std": 0.012, "low": 0.75, "high": 0.85}
+    pair = {"value": -0.02, "low": -0.05, "high": 0.01, "p_holm": 0.04, "words": "too few"}
+    row = {"part": "scans-imagenet-220", "arm": "head_only", "rate": 0.001, "edge": "highest",
+           "val": entry, "test": entry, "train": 219, "seconds": 9.6, "searched": {"0.001": 0.81}}
+    rows = [{**row, "pair": {**pair, "p": 0.02}}, {**row, "pair": None},
+            {**row, "pair": {**pair, "p": 0.4}}]
+    script.correct_all(rows)
+    assert [each["pair"]["p_all"] for each in rows if each["pair"]] == [0.04, 0.4]
+    told = script.table(rows).splitlines()
+    assert "| scans-imagenet-220 | head_only | 0.001: 81.0 |" in told
+    assert told[2] == (
+        "| 219 scans | imagenet | head_only | 0.001 (highest) | 80.0 | 75 to 85 | 1.2 "
+        "| 80.0 | 75 to 85 | 1.2 | -2.0 (-5.0 to +1.0) | 0.04 | 0.04 | 10 |")

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from finetune.errors import Interrupted
-from finetune.interruption import interruption
+from finetune.interruption import interruption, several_runs
 from finetune.run_directory import RunDirectory
 
 
@@ -91,4 +91,31 @@ def test_handlers_come_back(run):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interruption(run):
         assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_run_finished_in_spite_of_stops_the_runs_after_it(run, number):
+    began = []
+    with pytest.raises(KeyboardInterrupt), several_runs():
+        for name in "ab":
+            began.append(name)
+            with interruption(run) as signals:
+                signals.patient = True
+                send(number)  # while the report is written
+    assert began == ["a"]
+
+
+def test_a_run_alone_is_finished_in_spite_of_a_late_signal(run):
+    with interruption(run) as signals:
+        signals.patient = True
+        send()
+    assert signals.requested()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_between_runs_both_signals_stop_at_once_and_handlers_come_back(number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), several_runs():
+        send(number)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

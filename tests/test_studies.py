@@ -1,7 +1,9 @@
 """A study: fair, its members single runs to the bit, stopped and resumed without a trace."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -182,6 +184,22 @@ def test_a_stopped_study_goes_on_and_ends_in_the_same_table(finished, pictures, 
         then[key] for key in ("arms", "chosen", "test")]
     for member in then["members"]:
         assert weights(folder / member["path"]) == weights(finished / member["path"])
+
+
+def test_a_signal_while_a_member_is_reported_ends_the_study_after_that_member(
+        pictures, tmp_path, monkeypatch, capsys):
+    def report(path, reader=None):
+        write_text(path / "report.html", "")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    line = ["-m", f"data.root={pictures}", f"output_dir={tmp_path / 'runs'}", *SMALL, "seed=0,1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_report", report)
+        assert main(line) == 130
+    assert "1 members finished" in capsys.readouterr().err
+    folder = only(tmp_path)
+    assert main(["resume", str(folder)]) == 0
+    assert [m["state"] for m in stored(folder)["members"]] == ["finished", "finished"]
 
 
 def test_a_study_stopped_before_anything_trains_leaves_nothing(pictures, tmp_path, monkeypatch):

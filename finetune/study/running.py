@@ -19,6 +19,7 @@ from finetune.composition import compose
 from finetune.console import say, warn
 from finetune.errors import FinetuneError, InputError, Interrupted
 from finetune.files import write_text
+from finetune.interruption import several_runs
 from finetune.rehearsal import fits_only_the_head
 from finetune.run_directory import RunDirectory
 from finetune.study.launchers import is_local, run_jobs
@@ -89,9 +90,10 @@ def _go_on(folder: Path) -> Path:
     study = read_study(folder)
     failures: dict[str, Failure] = {}
     try:
-        if not study.settled:
-            _settle(folder, study)
-        (_run_trials if study.sweep else _run_arms)(folder, study, failures)
+        with several_runs():
+            if not study.settled:
+                _settle(folder, study)
+            (_run_trials if study.sweep else _run_arms)(folder, study, failures)
     except (KeyboardInterrupt, Interrupted) as error:
         raise Interrupted(_advice(folder, study)) from error
     _conclude(folder, study)
