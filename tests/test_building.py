@@ -10,7 +10,7 @@ from torch import nn
 from finetune.errors import ConfigurationError
 from finetune.models.building import build_model
 from finetune.models.depths import layer_depths
-from finetune.models.heads import HIDDEN_WIDTH
+from finetune.models.heads import HIDDEN_WIDTH, classifier_modules
 
 NAMES = ["resnet10t", "test_resnet", "test_vit", "test_convnext", "test_efficientnet",
          "test_byobnet", "test_nfnet", "test_mambaout"]
@@ -98,6 +98,22 @@ def test_the_same_seed_gives_the_same_network_as_timm():
     theirs = timm.create_model("resnet10t", num_classes=4)
     assert all(torch.equal(a, b) for a, b in
                zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "test_resnet",
+                                  "test_convnext"])
+def test_a_new_classifier_starts_no_wider_than_a_linear_layer_does(name):
+    """By timm's own start, EfficientNets' is the wider the fewer classes there are."""
+    torch.manual_seed(0)
+    model, _ = build_model(name, num_classes=3)
+    for module in classifier_modules(model).values():
+        usual = (3 * module.weight[0].numel()) ** -0.5
+        assert 0 < module.weight.std() < 2.1 * usual
+    torch.manual_seed(0)
+    plain = timm.create_model(name, num_classes=3)
+    for key, tensor in plain.state_dict().items():
+        if key not in {f"{n}.weight" for n in classifier_modules(model)}:
+            assert torch.equal(model.state_dict()[key], tensor), key
 
 
 def test_options_arrive_in_the_network():

@@ -13,7 +13,7 @@ from torch import nn
 
 import finetune.models.registration  # noqa: F401  registers our networks with timm
 from finetune.errors import ConfigurationError, did_you_mean, first_of
-from finetune.models.heads import classifier_modules, replace_with_mlp
+from finetune.models.heads import classifier_modules, narrow_classifier, replace_with_mlp
 from finetune.models.ordinal import make_ordinal, score_count
 from finetune.models.weights import WeightsReport, load_weights
 from finetune.specs import OrdinalLink
@@ -55,7 +55,7 @@ def build_model(name: str, *, num_classes: int, in_channels: int = 3, weights: s
     asked = {"drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None,
              "pooling": pooling}
     options = {key: value for key, value in asked.items() if value is not None}
-    build = _call_builder if ":" in name else _create_timm
+    build = _call_builder if ":" in name else _fresh_timm
     width = num_classes if ordinal is None else score_count(ordinal, num_classes)
     model = build(name, width, in_channels, options)
     _check_classifier(model, name)
@@ -102,6 +102,14 @@ def _create_timm(name: str, num_classes: int, in_channels: int,
         raise ConfigurationError(
             f"model.name={name} gives no feature groups (timm's group_matcher), so that its depths "
             "can't be told apart: choose another network")
+    return model
+
+
+def _fresh_timm(name: str, num_classes: int, in_channels: int,
+                options: dict[str, Any]) -> nn.Module:
+    model = _create_timm(name, num_classes, in_channels, options)
+    _check_classifier(model, name)
+    narrow_classifier(model)
     return model
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from finetune.errors import ConfigurationError
 
 __all__ = ["HIDDEN_WIDTH", "ProbeAndProjection", "add_projection", "classifier_modules",
-           "keep_class_rows", "replace_with_mlp"]
+           "keep_class_rows", "narrow_classifier", "replace_with_mlp"]
 
 HIDDEN_WIDTH = 512  # at most; narrower networks keep their own width
 PROJECTION_WIDTH = 128  # as in SimCLR
@@ -37,6 +37,22 @@ def classifier_modules(model: nn.Module) -> dict[str, nn.Module]:
             "classification network, or give your own get_classifier(), returning the module "
             "that makes the logits")
     return found
+
+
+def narrow_classifier(model: nn.Module) -> None:
+    """Scale a fresh classifier down to the spread with which torch starts a linear layer.
+
+    timm starts that of EfficientNets and MobileNets by the number of classes alone, uniform within
+    K^-½: with 7 classes 14 times wider than a linear layer of 1,280 features, so that the first
+    epochs are spent on unlearning it. Narrower ones stay; nothing random is drawn.
+    """
+    for classifier in classifier_modules(model).values():
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.numel() > 1:
+                usual = (3 * layer.weight[0].numel()) ** -0.5
+                spread = float(layer.weight.detach().std())
+                if spread > 2 * usual:
+                    layer.weight.data.mul_(usual / spread)
 
 
 def replace_with_mlp(model: nn.Module, *, drop_rate: float = 0.0) -> None:
