@@ -33,7 +33,6 @@ COMMON = ("data.image_size=64", "data.batch_size=16", "data.workers=0", "trainin
           "tracking.mode=disabled")
 SCENES = ("study=freezing", "recipe=remote_sensing", "data.val_fraction=0.1")
 SCANS = ("-m", "seed=0,1,2", "recipe=medical")
-HIGHER = "study.rates=0.316,1,3.16,10"
 COLUMNS = ("pictures", "network", "policy", "rate", "validation", "95 %", "spread", "test", "95 %",
            "spread", "against full", "p", "p, all", "s a run")
 
@@ -61,9 +60,9 @@ PARTS = {
     "scenes-bundled-200": scenes("study.arms=full,head_only,gradual", "model.weights=bundled",
                                  "data.train_fraction=0.1"),
     "scenes-imagenet-200": scenes("study.arms=full,head_only", "model.weights=packaged",
-                                  "data.train_fraction=0.1", HIGHER),
+                                  "data.train_fraction=0.1"),
     "scans-imagenet-220": scans("freezing.policy=none,head_only,head_then_all",
-                                "model.weights=packaged", "data.train_fraction=0.05", HIGHER),
+                                "model.weights=packaged", "data.train_fraction=0.05"),
 }
 
 
