@@ -220,7 +220,7 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
 
 
 def _headline(values: Mapping[str, Any], entries: Mapping[str, Any]) -> str:
-    """Numbers with their intervals, what is not defined by name, and what ≈ means if it is there."""
+    """Numbers with their intervals, the names of what is not defined, and what ≈ means."""
     there = [k for k in HEADLINE if k in values]
     told = [f"{k} {values[k]:.4f}{_between(entries.get(k))}" for k in there
             if values[k] is not None]
