@@ -212,6 +212,14 @@ def test_shares_of_decisions_on_few_pictures_are_flagged(tmp_path):
     assert table.count("0.100 to 0.900 ≈") == 1 and table.count("0.100 to 0.900") == 3
 
 
+def test_interpolated_weights_are_told(tmp_path):
+    run = build_run(tmp_path, ["a", "b"])
+    assert "WiSE-FT" not in page(run)
+    (tmp_path / "metrics.json").write_text(json.dumps(
+        {**run.metrics, "wise_ft": {"coefficient": 0.5, "val": {"0": 0.1, "0.5": 0.3, "1": 0.2}}}))
+    assert "(WiSE-FT), coefficient 0.500" in first_screen(page(run))
+
+
 def test_depths_tell_when_they_trained(tmp_path):
     text = page(build_run(tmp_path, ["a", "b"]))
     assert re.search(r">2</th><td[^>]*>fc</td>.*?1–3</td>", text)

@@ -165,7 +165,8 @@ def _mixed(facts: Facts) -> str:
 
 def _ensembling(facts: Facts) -> str:
     decay = _setting(facts, "training", "ema_decay")
-    means = ([] if decay in (None, "default") else [f"an exponential moving average, decay {decay}"])
+    means = ([] if decay in (None, "default")
+             else [f"an exponential moving average, decay {decay}"])
     means += [] if facts.metrics.get("wise_ft") is None else ["a mean with the starting ones"]
     return f"None; the weights are {', and '.join(means)}." if means else "None."
 
