@@ -13,7 +13,9 @@ from finetune.errors import InputError, first_of
 from finetune.evaluation.intervals import compute_intervals
 from finetune.evaluation.predictions import Predictions
 from finetune.files import hash_file, write_with
+from finetune.looks import count_looks
 from finetune.report.claim import Facts, write_claim
+from finetune.report.heat_maps import read_heat_maps
 from finetune.run_directory import RunDirectory
 
 __all__ = ["read_facts", "write_evidence"]
@@ -67,7 +69,8 @@ def read_facts(run: RunDirectory) -> Facts:
     settings: Any = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     intervals = compute_intervals(Predictions.load(run.predictions_path(part)), metrics[part])
     return Facts(run.environment, settings, metrics, part, intervals, hash_file(run.best_weights),
-                 _divided_groups(run.path / "splits.csv"))
+                 _divided_groups(run.path / "splits.csv"), len(read_heat_maps(run.path)),
+                 count_looks(run) if part == "test" else 0)
 
 
 def _divided_groups(path: Path) -> int:

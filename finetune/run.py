@@ -34,7 +34,6 @@ from finetune.environment import (
 )
 from finetune.errors import CheckError, DataError, InputError
 from finetune.evaluation.decisions import Decisions
-from finetune.evaluation.metrics import compute_metrics
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.subgroups import choose_columns
 from finetune.explaining import heat_maps
@@ -343,7 +342,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     predictions = predict_part(method, data, chosen, final=True)
     if chosen == "test":
         note_look(run)
-    session.print_result({chosen: compute_metrics(predictions)}, has_test="test" in data.parts)
+    session.print_result(measure_answers({chosen: predictions}), has_test="test" in data.parts)
     session.compare_with_stored(run.predictions_path(chosen), predictions)
     return predictions
 

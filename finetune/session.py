@@ -34,6 +34,10 @@ __all__ = ["announce", "choose_device", "compare_with_stored", "failing_tracker"
            "with_whole_paths", "write_batch_figures"]
 
 
+HEADLINE = ("accuracy", "balanced_accuracy", "quadratic_kappa", "mean_absolute_error", "macro_f1",
+            "average_precision", "roc_auc", "log_loss", "ece")
+
+
 def refuse_several_processes() -> None:
     """Raise when a launcher started more than one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -204,13 +208,7 @@ def _title(target: Tensor, labels: LabelSpec) -> str:
 def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
     """The headline of each part and the last one's table per class; undefined is empty."""
     for part in [p for p in ("val", "test") if p in metrics]:
-        values = metrics[part]
-        shown = [k for k in ("accuracy", "balanced_accuracy", "quadratic_kappa",
-                             "mean_absolute_error", "macro_f1", "average_precision", "roc_auc",
-                             "log_loss", "ece") if values.get(k) is not None]
-        entries = metrics.get("intervals", {}).get(part, {})
-        say(f"{part}: " + "  ".join(f"{k} {values[k]:.4f}{_between(entries.get(k))}"
-                                    for k in shown))
+        say(f"{part}: {_headline(metrics[part], metrics.get('intervals', {}).get(part, {}))}")
     last = "test" if "test" in metrics else "val"
     if last == "val":
         why = "The test part was not looked at" if has_test else "There is no test part"
@@ -219,6 +217,16 @@ def print_result(metrics: Mapping[str, Any], *, has_test: bool) -> None:
     table(f"{last} per class", ["class", *columns], [
         [name, *[_number(row.get(c)) for c in columns]]
         for name, row in measured_by_class(metrics[last]).items()])
+
+
+def _headline(values: Mapping[str, Any], entries: Mapping[str, Any]) -> str:
+    """Numbers with their intervals, the names of what is not defined, and what ≈ means."""
+    there = [k for k in HEADLINE if k in values]
+    told = [f"{k} {values[k]:.4f}{_between(entries.get(k))}" for k in there
+            if values[k] is not None]
+    lacking = [k for k in there if values[k] is None]
+    line = "  ".join([*told, *([f"not defined: {', '.join(lacking)}"] if lacking else [])])
+    return line + ("  (≈: too little is known for the interval)" if "≈" in line else "")
 
 
 def print_decisions(decisions: Decisions | None) -> None:

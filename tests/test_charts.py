@@ -10,6 +10,7 @@ from run_builder import build_run
 
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import reliability_diagram
+from finetune.report.answers import describe_answers
 from finetune.report.charts import (
     class_charts,
     history_charts,
@@ -176,3 +177,14 @@ def test_pictures_stop_where_there_is_no_room():
                                                                            False]
     assert thumbnails.are_full
     assert Thumbnails(None, room=100).uri("a", side=32) is None
+
+
+def test_bars_of_reliability_are_those_of_groups_where_there_are_groups(tmp_path):
+    run = build_run(tmp_path, list("ab"), groups=True)
+    found = Predictions.load(run.predictions_path("test"))
+    charts = describe_answers(tmp_path, found, run.metrics["test"], thumbnails=Thumbnails(
+        None, room=0), decided={})["reliability"]
+    wanted, plain = [reliability_charts({"as answered": reliability_diagram(
+        found.labels, found.probabilities, found.label_spec.class_names, groups)})[0]
+        for groups in (found.groups, None)]
+    assert charts == wanted != plain

@@ -121,6 +121,14 @@ def test_a_share_has_wilsons_interval(part, whole, ends):
     assert share(hits(part, whole), np.zeros(whole, bool))["value"] is None
 
 
+def test_shares_of_few_pictures_or_groups_are_flagged_as_metrics_are():
+    assert share(hits(9, 10))["reliable"] and not share(hits(9, 9))["reliable"]
+    groups = np.arange(38) // 2
+    assert not share(hits(20, 38), None, groups)["reliable"]  # 19 groups
+    assert share(hits(20, 40), None, np.arange(40) // 2)["reliable"]
+    assert not share(hits(3, 40), np.zeros(40, bool))["reliable"]
+
+
 def clustered(random, clusters, *, size=10, value=0.8, alike=0.4):
     """Right answers of which those of a cluster are correlated: beta-binomial."""
     left = 1 / alike - 1

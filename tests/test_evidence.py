@@ -2,6 +2,7 @@ import hashlib
 import json
 import subprocess
 import zipfile
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from finetune.__main__ import main
 from finetune.errors import InputError
 from finetune.evidence import read_facts, write_evidence
 from finetune.report.claim import ITEMS, write_claim
+from finetune.report.heat_maps import HeatMap, write_heat_maps
 
 
 def finished(folder, names=("well", "ill"), **more):
@@ -104,6 +106,29 @@ def test_claim_tells_groups_that_are_divided(tmp_path):
     run = finished(tmp_path, data={"groups": 2})
     text, facts = claim_of(run)
     assert facts.divided_groups == 1 and "2 groups (such as patients), 1 of them in several" in text
+
+
+def test_claim_tells_heat_maps_interpolated_weights_and_looks(tmp_path):
+    run = finished(tmp_path)
+    text, facts = claim_of(run)
+    assert "interpretability** (open)" in text and "Grad-CAM" not in text
+    assert "WiSE-FT" not in text and "configurations" not in text
+    write_heat_maps(tmp_path, [(HeatMap("a", "ill", "hit", "01.jpg"), b"jpeg")])
+    mixed = {"wise_ft": {"coefficient": 0.5, "val": {"0": 0.1, "0.5": 0.3, "1": 0.2}}}
+    (run.path / "metrics.json").write_text(json.dumps({**facts.metrics, **mixed}))
+    text = write_claim(replace(read_facts(run), looks=3))
+    assert "interpretability** (partly)" in text
+    assert "Grad-CAM (Selvaraju 2017): heat maps of 1 pictures" in text
+    assert "coefficient 0.5 of 3 tried" in text and "a mean with the starting ones" in text
+    assert "3 different configurations" in text
+
+
+def test_claim_says_not_defined_where_a_class_is_absent(tmp_path):
+    run = finished(tmp_path, names=("x", "y", "z"))
+    metrics = run.metrics
+    metrics["test"]["per_class"]["y"] |= {"recall": 0.0, "support": 0}
+    (run.path / "metrics.json").write_text(json.dumps(metrics))
+    assert "y: recall not defined" in claim_of(run)[0]
 
 
 def test_claim_tells_a_waiver_a_rehearsal_and_a_missing_test_part(tmp_path):

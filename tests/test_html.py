@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from run_builder import build_run
 
+from finetune.data.cues import CueKind
+from finetune.data.shortcuts import CueResult, Verdict
 from finetune.errors import DataError
+from finetune.evaluation.decision_measures import measure_decisions
+from finetune.evaluation.decisions import DecisionSettings, fit_decisions
 from finetune.evaluation.predictions import Predictions
-from finetune.report.heat_maps import HeatMap, write_heat_maps
+from finetune.report.heat_maps import LARGEST, HeatMap, write_heat_maps
 from finetune.report.html import write_report
 from finetune.report.mistakes import find_mistakes
 from finetune.report.sheet import write_sheet
+from finetune.results import measure_answers
+from finetune.shortcuts import weigh_cues
 
 EVIL = ["<script>alert(1)</script>", "\"a\" & 'b'", "</style>{{ 7 * 7 }}"]
 
@@ -108,6 +114,19 @@ def test_two_classes_have_both_predictive_values_and_those_of_groups(tmp_path):
     assert ">NPV<" not in page(build_run(tmp_path / "many", list("abc")))
 
 
+def test_sentences_and_tables_of_groups_have_their_intervals(tmp_path):
+    run = build_run(tmp_path, ["healthy", "ill"], groups=True)
+    metrics = measure_answers({part: Predictions.load(run.predictions_path(part))
+                               for part in ("val", "test")})
+    (tmp_path / "metrics.json").write_text(json.dumps({**run.metrics, **metrics}))
+    text, found = page(run), metrics["intervals"]["test"]
+    for entry in (found["positive"]["sensitivity"], found["positive"]["npv"],
+                  found["groups"]["positive"]["specificity"], found["groups"]["balanced_accuracy"]):
+        assert f"({entry['low']:.3f} to {entry['high']:.3f}" in first_screen(text)
+    entry = found["groups"]["per_class"]["ill"]["recall"]
+    assert f"{entry['low']:.3f} to {entry['high']:.3f}" in text.split("<h3>By group")[1]
+
+
 def test_what_is_not_defined_is_a_dash_never_a_number(tmp_path):
     run = build_run(tmp_path, list("abc"))
     values = run.metrics
@@ -138,6 +157,67 @@ def test_many_classes_and_pictures_stay_one_small_file(tmp_path):
                     title=part)
     assert page(run, read_picture=lambda _: pictures[0]).count("data:image/jpeg") > 14
     assert (tmp_path / "report.html").stat().st_size < 3e6
+
+
+def with_all_sections(run, names):
+    """What 50 classes can have: decisions, subgroups, shortcuts, heat maps, all sheets full."""
+    random = np.random.default_rng(0)
+    found = {part: Predictions.load(run.predictions_path(part)) for part in ("val", "test")}
+    decisions = fit_decisions(found["val"], settings=DecisionSettings(
+        sensitivity=0.9, specificity=0.9, precision=0.5, best_f1=True, set_level=0.9,
+        answered_accuracy=0.5), seed=0, biased_training=False)
+    (run.path / "decisions.json").write_text(json.dumps(decisions.to_dict()))
+    metrics = measure_answers(found, {"hospital": [
+        f"hospital number {v}" for v in random.integers(10, size=len(found["test"]))]})
+    words = "; ".join(f"1,234 of 1,234 {name!r} pictures (98.5 %) are RGB" for name in names)
+    cues = [CueResult(f"cue {i}", CueKind.seen, Verdict.shortcut, 0.4, (0.3, 0.5), 1 / len(names),
+                      0.01, 2000, 2000, words, words, words) for i in range(11)]
+    metrics |= {"decisions": measure_decisions(decisions, found["test"]),
+                "selection": run.metrics["selection"],
+                "shortcuts": weigh_cues(cues, metrics["test"])}
+    (run.path / "metrics.json").write_text(json.dumps(metrics))
+    largest = random.bytes(LARGEST)
+    worst, right = find_mistakes(found["test"], count=12), found["test"].ids[:12]
+    write_heat_maps(run.path, [
+        *((HeatMap(m["id"], m["asked"], "mistake", f"m{i}.jpg"), largest)
+          for i, m in enumerate(worst)),
+        *((HeatMap(name, names[0], "hit", f"h{i}.jpg"), largest) for i, name in enumerate(right))])
+    noise = [random.integers(0, 256, (256, 256, 3), np.uint8) for _ in range(24)]
+    for name, count in (("batch_train", 16), ("batch_val", 16), ("near_duplicates", 24)):
+        write_sheet(run.path / "figures" / f"{name}.png", noise[:count], ["title"] * count,
+                    title=name)
+    return noise[0]
+
+
+def test_all_sections_of_many_classes_and_noise_stay_one_small_file(tmp_path):
+    names = [f"kind of picture {i}" for i in range(50)]
+    run = build_run(tmp_path, names, count=1_000)
+    picture = with_all_sections(run, names)
+    text = page(run, read_picture=lambda _: picture)
+    assert (tmp_path / "report.html").stat().st_size < 3e6
+    for heading in ("Operating points", "Prediction sets", "Leaving pictures to people",
+                    "For whom it fails", "What could be told", "Grad-CAM", "much alike",
+                    "What the network sees", "Surest right answers"):
+        assert heading in text, heading
+
+
+def test_shares_of_decisions_on_few_pictures_are_flagged(tmp_path):
+    run = build_run(tmp_path, ["healthy", "ill"])
+    few, many = [{"value": 0.5, "low": 0.1, "high": 0.9, "reliable": r} for r in (False, True)]
+    points = [{"class": "ill", "target": "sensitivity", "wish": 0.5, "threshold": 0.4,
+               "sensitivity": few, "specificity": many, "precision": many}]
+    (tmp_path / "metrics.json").write_text(json.dumps(
+        {**run.metrics, "decisions": {"operating_points": points}}))
+    table = page(run).split("Operating points")[1].split("</table>")[0]
+    assert table.count("0.100 to 0.900 ≈") == 1 and table.count("0.100 to 0.900") == 3
+
+
+def test_interpolated_weights_are_told(tmp_path):
+    run = build_run(tmp_path, ["a", "b"])
+    assert "WiSE-FT" not in page(run)
+    (tmp_path / "metrics.json").write_text(json.dumps(
+        {**run.metrics, "wise_ft": {"coefficient": 0.5, "val": {"0": 0.1, "0.5": 0.3, "1": 0.2}}}))
+    assert "(WiSE-FT), coefficient 0.500" in first_screen(page(run))
 
 
 def test_depths_tell_when_they_trained(tmp_path):

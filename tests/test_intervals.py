@@ -425,7 +425,8 @@ def test_conventional_zeros_are_undefined():
     assert rows["specificity"]["high"] == 1  # all right, and flagged: the class has no picture
     constant = answers(2)
     constant.logits[:, 0] = 99
-    assert compute_intervals(constant, compute_metrics(constant))["mcc"]["low"] is None
+    metrics = compute_metrics(constant)
+    assert metrics["mcc"] is compute_intervals(constant, metrics)["mcc"]["low"] is None
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -279,11 +279,26 @@ def test_a_class_that_was_never_the_answer_has_no_precision(capsys):
     assert rows == [["a", "0.6667", "1", "0.8", "2"], ["b", "0", "0", "1"]]
 
 
+def test_what_is_not_defined_is_named_and_doubts_are_explained(capsys):
+    values = {"accuracy": 0.5, "roc_auc": None, "confusion_matrix": [], "per_class": {}}
+    entry = {"low": 0.1, "high": 0.9, "reliable": False}
+    show = run_module.session.print_result
+    show({"test": values, "intervals": {"test": {"accuracy": entry}}}, has_test=True)
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("test: accuracy 0.5000 (0.100 to 0.900 ≈)  not defined: roc_auc")
+    assert "≈: too little is known" in line
+    show({"test": {**values, "roc_auc": 0.7}}, has_test=True)
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "not defined" not in line and "≈" not in line
+
+
 @pytest.mark.usefixtures("no_pages")
 def test_evaluate_agrees_and_notices_other_weights(folder, capsys):
     run = train(folder)
+    capsys.readouterr()
     assert main(["evaluate", str(run.path)]) == 0
-    assert "agrees" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "agrees" in told and " to " in told.split("test: accuracy")[1].split("  ")[0]
     assert main(["evaluate", str(run.path), "--split", "val"]) == 0
     assert "no test part" not in capsys.readouterr().out
     weights = load_file(run.best_weights)

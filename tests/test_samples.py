@@ -133,11 +133,14 @@ def test_one_column_of_several_names(tmp_path):
     found = read_samples(str(tmp_path), label_separator="|")
     assert found.label_spec.class_names == ("a", "b", "c")
     np.testing.assert_array_equal(found.labels, [[1, 1, 0], [0, 0, 0], [0, 0, 1]])
+    table(tmp_path, "path,label\n1.png,b|a\n2.png,nan\n3.png, c ")
+    assert "says nan in 1 rows" in refusal(tmp_path, label_separator="|")
 
 
 @pytest.mark.parametrize(("text", "told"), [
     ("pth,label\n1.png,a", "'path'"), ("path,lable\n1.png,a", "lable"),
-    ("path,label\n1.png,a\n2.png,", "no label: 2.png"),
+    ("path,label\n1.png,a\n2.png,", "no label (nothing, or nan): 2.png"),
+    ("path,label\n1.png,a\n2.png,NaN", "no label (nothing, or nan): 2.png"),
     ("path,label\n1.png,a\n9.png,b", "do not exist: 9.png"),
     ("path,label\n1.png,a\n1.png,b\n2.png,b", "more than once: 1.png"),
     ("path,label\n1.png,a\n../secret.png,b", "outside"),

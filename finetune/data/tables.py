@@ -149,10 +149,14 @@ def _groups(rows: Rows, columns: Sequence[str]) -> tuple[list[str] | None, list[
 
 
 def _classes(ids: list[str], classes: list[str], file: str) -> list[str]:
-    unknown = [i for i, c in zip(ids, classes, strict=True) if not c]
+    """The same, when each row has one.
+
+    ``nan`` is what programs write for a missing value, not a class. "none" and "NA" can be classes.
+    """
+    unknown = [i for i, c in zip(ids, classes, strict=True) if c.casefold() in ("", "nan")]
     if unknown:
-        raise DataError(f"{len(unknown)} rows of {file} have no label: {first_of(unknown)}; fill "
-                        "them in or remove the rows")
+        raise DataError(f"{len(unknown)} rows of {file} have no label (nothing, or nan): "
+                        f"{first_of(unknown)}; fill them in or remove the rows")
     return classes
 
 
@@ -177,6 +181,10 @@ def _given_parts(values: list[str], file: str) -> list[str]:
 def _separated(rows: Rows, column: str, separator: str) -> tuple[list[str], npt.NDArray[Any]]:
     sets = [{p.strip() for p in row[column].split(separator) if p.strip()} for row in rows]
     names = sorted_names(set().union(*sets))
+    missing = sum("nan" in {name.casefold() for name in each} for each in sets)
+    if missing:
+        raise DataError(f"column {column!r} says nan in {missing} rows, which is no label; leave "
+                        "it empty where a picture has none of the labels, or remove the rows")
     if len(names) < 2:
         raise DataError(f"column {column!r} holds fewer than two labels in all, separated by "
                         f"{separator!r}: {first_of(names)}")

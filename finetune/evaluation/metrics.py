@@ -139,13 +139,13 @@ def _kappa(matrix: np.ndarray) -> float | None:
     return None if expected == 1 else float((matrix.trace() / total - expected) / (1 - expected))
 
 
-def _correlation(matrix: np.ndarray) -> float:
-    """Matthews correlation (Gorodkin 2004); 0 by convention when all answers or labels are one."""
+def _correlation(matrix: np.ndarray) -> float | None:
+    """Matthews correlation (Gorodkin 2004); ``None`` when all answers or all labels are one."""
     truth, answers = matrix.sum(axis=1, dtype=float), matrix.sum(axis=0, dtype=float)
     total = truth.sum()
     together = matrix.trace() * total - truth @ answers
     spread = (total**2 - answers @ answers) * (total**2 - truth @ truth)
-    return float(together / np.sqrt(spread)) if spread else 0.0
+    return float(together / np.sqrt(spread)) if spread else None
 
 
 def _probabilistic(labels: np.ndarray, truth: np.ndarray, probabilities: np.ndarray) -> Metrics:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.evaluation.entries import FEW_CLUSTERS, FEW_PICTURES
 from finetune.evaluation.proportions import count_proportion
 
 __all__ = ["group_numbers", "mean_and_error", "share"]
@@ -15,7 +16,8 @@ def share(hits: np.ndarray, counted: np.ndarray | None = None,
     """A share with its counts and its 95 % interval; ``None`` where nothing is counted.
 
     The interval is Wilson's, its ends corrected; with groups at the effective number of pictures,
-    as for metrics (`finetune.evaluation.proportions`).
+    as for metrics (`finetune.evaluation.proportions`). It is ``reliable`` from 10 pictures up, with
+    groups from 20 groups with a picture that counts.
 
     Args:
         hits: (N,) bool; those that are not counted are left out.
@@ -23,13 +25,15 @@ def share(hits: np.ndarray, counted: np.ndarray | None = None,
         groups: The group of each of the N pictures.
     """
     counts = np.ones(len(hits), bool) if counted is None else counted
-    result: dict[str, Any] = {"value": None, "low": None, "high": None,
+    result: dict[str, Any] = {"value": None, "low": None, "high": None, "reliable": False,
                               "part": int((hits & counts).sum()), "whole": int(counts.sum())}
     clusters = None if groups is None else group_numbers(groups, len(hits))
     found = count_proportion(hits, counts, clusters)
     if found is not None:
         low, high = found.interval()
-        result |= {"value": found.value, "low": low, "high": high}
+        result |= {"value": found.value, "low": low, "high": high,
+                   "reliable": found.clusters >= (FEW_PICTURES if groups is None
+                                                  else FEW_CLUSTERS)}
     return result
 
 

@@ -63,7 +63,8 @@ def describe_answers(folder: Path, predictions: Predictions, values: dict[str, A
                                              predictions.logits)["probabilities"]
     names, labels = predictions.label_spec.class_names, predictions.labels
     reliability, classwise = reliability_charts(
-        {kind: reliability_diagram(labels, each, names) for kind, each in odds.items()})
+        {kind: reliability_diagram(labels, each, names, predictions.groups)
+         for kind, each in odds.items()})
     shown = len(names) <= MOST_CLASSES and "confusion_matrix" in values
     return {"curves": class_charts(predictions), "reliability": reliability,
             "classwise": classwise, "kinds": list(odds),

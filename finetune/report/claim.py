@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.evaluation.per_class import measured_by_class
+
 __all__ = ["ITEMS", "Facts", "write_claim"]
 
 
@@ -24,6 +26,8 @@ class Facts:
         intervals: As from `finetune.evaluation.intervals.compute_intervals`, of that part.
         weights_hash: SHA-256 of the chosen weights.
         divided_groups: How many groups have pictures in several parts.
+        heat_maps: How many pictures of the report have a heat map.
+        looks: Different configurations that were measured on these test pictures.
     """
 
     environment: Mapping[str, Any]
@@ -33,6 +37,8 @@ class Facts:
     intervals: Mapping[str, Any]
     weights_hash: str
     divided_groups: int = 0
+    heat_maps: int = 0
+    looks: int = 0
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -147,13 +153,22 @@ def _setting(facts: Facts, section: str, key: str) -> Any:
 def _selection(facts: Facts) -> str:
     chosen = facts.metrics["selection"]
     return (f"Epoch {chosen['epoch']}, by {chosen['metric']} on the validation part "
-            f"({_number(chosen['value'])}); the test part had no say in this run.")
+            f"({_number(chosen['value'])}){_mixed(facts)}; the test part had no say in this run.")
+
+
+def _mixed(facts: Facts) -> str:
+    mixed = facts.metrics.get("wise_ft")
+    return "" if mixed is None else (
+        f"; then interpolated with the starting weights (WiSE-FT), coefficient "
+        f"{mixed['coefficient']:g} of {len(mixed['val'])} tried, chosen by the same")
 
 
 def _ensembling(facts: Facts) -> str:
     decay = _setting(facts, "training", "ema_decay")
-    return ("None." if decay in (None, "default")
-            else f"None; the weights are an exponential moving average, decay {decay}.")
+    means = ([] if decay in (None, "default")
+             else [f"an exponential moving average, decay {decay}"])
+    means += [] if facts.metrics.get("wise_ft") is None else ["a mean with the starting ones"]
+    return f"None; the weights are {', and '.join(means)}." if means else "None."
 
 
 def _named_metrics(facts: Facts) -> str:
@@ -185,12 +200,19 @@ def _chance(test: Mapping[str, Any] | None) -> str:
     return f"{word}, p = {test['p_holm']:.2g}"
 
 
+def _explained(facts: Facts) -> str:
+    return (f"Grad-CAM (Selvaraju 2017): heat maps of {facts.heat_maps} pictures of the report, "
+            "among its worst mistakes and surest right answers." if facts.heat_maps else "")
+
+
 def _internal(facts: Facts) -> str:
     if facts.part == "val":
         return ("There is no test part: the numbers are of validation pictures, which also chose "
                 "the epoch, and flatter.")
     return (f"Test part, {facts.values['count']} pictures; in this run it was measured after "
-            "training and chose nothing.")
+            "training and chose nothing."
+            + (f" {facts.looks} different configurations were measured on these pictures so far, "
+               "of which the best looks better than it is." if facts.looks > 1 else ""))
 
 
 def _external(facts: Facts) -> str:
@@ -224,8 +246,9 @@ def _diagnostic(facts: Facts) -> str:
         return _measured(facts.values["positive"], facts.intervals.get("positive", {}),
                          ("sensitivity", "specificity", "ppv", "npv"), f"{facts.part}, {name}")
     rows = [_measured(row, facts.intervals["per_class"][name], ("recall", "specificity"), name)
-            for name, row in list(facts.values["per_class"].items())[:30]]
-    return " ".join(rows)
+            for name, row in list(measured_by_class(dict(facts.values)).items())[:30]]
+    left = len(facts.values["per_class"]) - len(rows)
+    return " ".join([*rows, *([f"{left} more classes are in metrics.json."] if left else [])])
 
 
 def _measured(values: Mapping[str, Any], intervals: Mapping[str, Any], wanted: Sequence[str],
@@ -277,23 +300,28 @@ ITEMS: tuple[tuple[int, str, str, Fill | None, str], ...] = (
     (13, "Data", "protocol of image acquisition", None, "devices, settings"),
     (14, "Reference standard", "how it was obtained", None, "the method"),
     (15, "Reference standard", "why it was chosen", None, "the reason"),
-    (16, "Reference standard", "who annotated", None, "people, qualification"),
+    (16, "Reference standard", "who annotated", None,
+     "people, qualification, their instructions and training material"),
     (17, "Reference standard", "annotation of the test set", None, "how, and by whom"),
     (18, "Reference standard", "agreement within and between annotators", None, "measures of it"),
-    (19, "Data partitions", "how data were assigned", _partitions, ""),
+    (19, "Data partitions", "how data were assigned", _partitions,
+     "reasons for the proportions; how imbalance of classes was handled"),
     (20, "Data partitions", "level at which partitions are disjoint", _disjoint,
      "whether the groups are patients"),
-    (21, "Testing data", "intended sample size and its reason", _sizes, "the reason"),
+    (21, "Testing data", "intended sample size and its reason", _sizes,
+     "the reason, such as a calculation of power"),
     (22, "Model", "description of the model", _model, ""),
     (23, "Model", "software and versions", _software, ""),
     (24, "Model", "initialisation of parameters", _initialisation, ""),
     (25, "Training", "details of training", _training, ""),
     (26, "Training", "selection of the final model", _selection, ""),
     (27, "Training", "ensembling", _ensembling, ""),
-    (28, "Evaluation", "metrics of performance", _named_metrics, "why these"),
+    (28, "Evaluation", "metrics of performance", _named_metrics,
+     "why these; a comparison with published models"),
     (29, "Evaluation", "significance and uncertainty", _uncertainty, ""),
     (30, "Evaluation", "robustness or sensitivity analysis", _robustness, "further analyses"),
-    (31, "Evaluation", "explainability or interpretability", None, "the method, if any"),
+    (31, "Evaluation", "explainability or interpretability", _explained,
+     "the method, if another; how it was validated"),
     (32, "Evaluation", "evaluation on internal data", _internal, ""),
     (33, "Evaluation", "testing on external data", _external, "external data, or their lack"),
     (34, "Evaluation", "clinical trial registration", None, "number, if any"),

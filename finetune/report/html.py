@@ -26,7 +26,8 @@ SPLITS = {"provided": "as the data's own split has it",
           "time": "train is oldest, test newest", "site": "test is one site",
           "kfold": "one fold of a cross-validation is test"}
 PARTS = ("train", "val", "test")
-PICTURES = 2_100_000  # characters of all pictures; the page stays below 3 MB
+PICTURES = 1_900_000  # characters of all pictures; the page stays below 3 MB
+SHEET = 300_000       # of these, at most in a sheet of pictures
 IN_CELLS = 1_200_000  # of these, at most in cells of the matrix
 
 
@@ -127,5 +128,15 @@ def _figures(folder: Path) -> dict[str, str]:
         path = folder / "figures" / f"{name}.png"
         if path.exists():
             with Image.open(path) as picture:
-                found[name] = picture_uri(picture.convert("RGB"), quality=85)
+                found[name] = _sheet_uri(picture.convert("RGB"))
     return found
+
+
+def _sheet_uri(sheet: Image.Image) -> str:
+    """As good as fits: coarser, then smaller."""
+    for quality, scale in ((85, 1), (70, 1), (50, 1), (50, 0.7), (50, 0.5)):
+        size = (round(sheet.width * scale), round(sheet.height * scale))
+        uri = picture_uri(sheet if scale == 1 else sheet.resize(size), quality=quality)
+        if len(uri) <= SHEET:
+            break
+    return uri
