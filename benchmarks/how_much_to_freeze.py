@@ -32,7 +32,7 @@ from measuring import describe_machine, environment, markdown, parser_of, report
 COMMON = ("data.image_size=64", "data.batch_size=16", "data.workers=0", "training.epochs=4",
           "tracking.mode=disabled")
 SCENES = ("study=freezing", "recipe=remote_sensing", "data.val_fraction=0.1")
-SCANS = ("-m", "seed=0,1,2", "recipe=medical")
+SCANS = ("-m", "seed=0,1,2", "study.rates=0.1,0.316,1,3.16", "recipe=medical")
 COLUMNS = ("pictures", "network", "policy", "rate", "validation", "95 %", "spread", "test", "95 %",
            "spread", "against full", "p", "p, all", "s a run")
 
