@@ -65,6 +65,12 @@ Runs
                           which is better, and whether it is real: runs that differ only in seed are
                           one method; of a folder or study, the runs in it; writes comparison.json
 
+Use of a model
+  predict RUN PATH ... --output FILE [--format csv|jsonl] [--resume | --overwrite]
+          [--precision fp32|bf16] [--tta flips|d4] [--batch-size N] [--workers N]
+                          a row for each picture; paths are pictures, folders, patterns, CSV files
+                          (--path-column NAME), or - for names on standard input
+
 Weights without a network
   weights ls              which are on this machine, where, under which licence
   weights fetch MODEL[.TAG] --to DIR   on a connected machine; on the other one model.weights=DIR
@@ -403,6 +409,26 @@ def _evidence(words: list[str]) -> int:
     return 0
 
 
+def _predict(words: list[str]) -> int:
+    parser = _parser("predict", ["run"])
+    parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--output", required=True, metavar="FILE", type=Path)
+    parser.add_argument("--format", choices=["csv", "jsonl"], help="default: by the name, or csv")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--tta", choices=["flips", "d4"], help="mean over 4 or 8 views")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read pictures")
+    parser.add_argument("--path-column", default="path", metavar="NAME", help="of CSV files")
+    parser.add_argument("--resume", action="store_true", help="go on with FILE.partial")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew, replace FILE")
+    given = parser.parse_intermixed_args(words)
+    from finetune.predicting import PredictOptions, predict
+
+    return predict(given.run, given.paths, given.output.expanduser(), PredictOptions(
+        given.format, given.precision, given.tta, given.batch_size, given.workers,
+        given.path_column, given.resume, given.overwrite))
+
+
 def _compare(words: list[str]) -> int:
     parser = _parser("compare", [])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, a study, a folder of runs")
@@ -472,7 +498,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "lr-find": _lr_find,
     "resume": _resume, "evaluate": _evaluate, "report": _report, "summary": _summary,
     "weights": _weights, "cache": _cache, "audit": _audit, "mislabeled": _mislabeled,
-    "verify": _verify, "evidence": _evidence, "compare": _compare,
+    "verify": _verify, "evidence": _evidence, "compare": _compare, "predict": _predict,
 }
 
 

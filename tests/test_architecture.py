@@ -26,7 +26,8 @@ LAYERS = [
     {"session", "frozen", "fitting", "results", "starting", "wise_ft", "explaining"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table",
-     "study_member", "studies", "rate_finder"},
+     "study_member", "studies", "rate_finder", "run_network", "predictor", "prediction_files",
+     "predicting"},
     {"comparing"},
     {"api", "cli", "__init__", "__main__"},
 ]
