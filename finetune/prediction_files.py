@@ -139,7 +139,11 @@ class RowFile:
             write_json(side, dict(about))
             stream = partial.open("w+b")
         rows = cls(output, form, header, stream)
-        rows._put_header()
+        try:
+            rows._put_header()
+        except InputError:
+            rows.close()
+            raise
         return rows
 
     def done(self) -> Iterator[tuple[str, bool]]:

@@ -22,14 +22,18 @@ from finetune.composition import compose
 from finetune.data.decoding import conform, decode_image, to_unit_range
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, InputError, Interrupted
+from finetune.evaluation.abstention import Abstention
+from finetune.evaluation.calibration import Calibration
+from finetune.evaluation.conformal import PredictionSets
 from finetune.evaluation.decisions import Decisions, apply_decisions
+from finetune.evaluation.operating_points import CostRule, OperatingPoint
 from finetune.evaluation.predictions import Predictions
 from finetune.predicting import PredictOptions, predict
 from finetune.prediction_files import RowFile
 from finetune.predictor import Predictor
 from finetune.run import fit
 from finetune.run_directory import RunDirectory
-from finetune.specs import Dtype
+from finetune.specs import Dtype, LabelSpec
 
 SMALL = ["model.name=resnet10t", "model.weights=null", "data.image_size=32", "data.batch_size=8",
          "data.workers=0", "tracking.mode=disabled", "device=cpu", "data.transform=none",
@@ -67,12 +71,19 @@ def draw(path, number, *, dtype=np.uint8, channels=3, top=160):
 def single(tmp_path_factory):
     """Three classes, one of them with a name that a spreadsheet could compute."""
     folder = tmp_path_factory.mktemp("single")
-    for number in range(240):
+    for number in range(60):
         name = ("=SUM(A1)", "b", "c")[number % 3]
         draw(folder / "pictures" / name / f"{number:03d}.png", number, top=100 + 70 * (number % 3))
-    return make_run(folder, f"data.root={folder / 'pictures'}", "training.epochs=2",
-                    "decisions.sensitivity=0.9", "decisions.answered_accuracy=0.5",
-                    "decisions.costs=[[0,1,1],[5,0,1],[1,1,0]]", "decisions.set_level=0.8")
+    run = make_run(folder, f"data.root={folder / 'pictures'}")
+    decisions = Decisions(
+        LabelSpec.from_dict(run.environment["label_spec"]),
+        Calibration("vector", (0.5, 0.7, 0.6), (0.1, -0.2, 0.3), kept=True, reason="better"),
+        (OperatingPoint("b", 1, "sensitivity", 0.9, 0.35), OperatingPoint("c", 2, "f1", None, 0.4),
+         OperatingPoint("c", 2, "precision", 0.9, None, reason="refused")),
+        CostRule(((0, 1, 1), (5, 0, 1), (1, 1, 0))), PredictionSets("aps", 0.9, (0.4, 0.3, 0.4)),
+        Abstention(0.9, 0.4))
+    (run.path / "decisions.json").write_text(json.dumps(decisions.to_dict()))
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +131,11 @@ def write_dicom(path, top, seed):
     file.save_as(path, enforce_file_format=True)
 
 
+def copied(run, folder):
+    shutil.copytree(run.path, folder)
+    return RunDirectory(folder)
+
+
 def root_of(run):
     return Path(run.config.data.root)
 
@@ -135,33 +151,53 @@ def stored(run, part="test"):
 @pytest.mark.parametrize("kind", ["single", "several", "ordinal"])
 def test_answers_are_the_runs_own(kind, request):
     run = request.getfixturevalue(kind)
-    wanted, ids, decisions = stored(run)
+    wanted, ids, _ = stored(run)
     predictor = Predictor.from_run(run, batch_size=7)
     found = predictor([root_of(run) / name for name in ids])
     odds = np.array([each.probabilities for each in found])
     np.testing.assert_allclose(odds, wanted["probabilities"], atol=1e-5, rtol=0)
     assert [each.error for each in found] == [None] * len(ids)
     assert len(predictor.points) == sum(p is not None for p in wanted["points"])
-    assert (wanted["answered"] is None) == (decisions.abstention is None
-                                            or decisions.abstention.threshold is None)
+
+
+def chosen(names, row):
+    return tuple(name for name, inside in zip(names, row, strict=True) if inside)
 
 
 def test_decisions_are_the_runs_own(single):
-    wanted, ids, decisions = stored(single)
+    wanted, ids, _ = stored(single)
     names = single.environment["label_spec"]["class_names"]
     found = Predictor.from_run(single)([root_of(single) / name for name in ids])
-    assert [each.predicted for each in found] == [
-        names[k] for k in wanted["probabilities"].argmax(axis=1)]
-    assert [each.decisions["least_cost"] for each in found] == [
-        names[k] for k in wanted["least_cost"]]
-    for point, said in zip(decisions.points, wanted["points"], strict=True):
-        key = f"sensitivity_0.9_{point.class_name}"
-        assert [each.decisions[key] for each in found] == said.tolist()
-    if wanted["sets"] is None:
-        assert {each.prediction_set for each in found} == {None}
-    else:
-        assert [set(each.prediction_set) for each in found] == [
-            {n for n, inside in zip(names, row, strict=True) if inside} for row in wanted["sets"]]
+    assert [e.predicted for e in found] == [names[k] for k in wanted["probabilities"].argmax(1)]
+    assert [e.prediction_set for e in found] == [chosen(names, row) for row in wanted["sets"]]
+    assert [e.abstained for e in found] == [not (a and s.any()) for a, s in zip(
+        wanted["answered"], wanted["sets"], strict=True)]
+    assert [e.decisions for e in found] == [
+        {"sensitivity_0.9_b": bool(b), "f1_c": bool(c), "least_cost": names[k]}
+        for b, c, k in zip(wanted["points"][0], wanted["points"][1], wanted["least_cost"],
+                           strict=True)]
+
+
+def test_random_numbers_of_sets_depend_on_the_picture_not_on_its_neighbours(single, tmp_path):
+    run = copied(single, tmp_path / "run")
+    values = json.loads((run.path / "decisions.json").read_text())
+    values["sets"] |= {"randomised": True}
+    (run.path / "decisions.json").write_text(json.dumps(values))
+    predictor, paths = Predictor.from_run(run), sorted(root_of(single).rglob("*.png"))
+    together = [each.prediction_set for each in predictor(paths)]
+    alone = [predictor(path)[0].prediction_set for path in paths[::-1]]
+    assert together == alone[::-1]
+    plain = [each.prediction_set for each in Predictor.from_run(single)(paths)]
+    assert together != plain
+
+
+def test_a_run_without_decisions_gives_its_probabilities(single, tmp_path):
+    run = copied(single, tmp_path / "run")
+    (run.path / "decisions.json").unlink()
+    own = Predictions.load(run.predictions_path("test"))
+    found = Predictor.from_run(run)([root_of(single) / name for name in own.ids])
+    np.testing.assert_allclose([e.probabilities for e in found], own.probabilities, atol=1e-5)
+    assert {(e.prediction_set, e.abstained, len(e.decisions)) for e in found} == {(None, None, 0)}
 
 
 def test_several_labels_may_all_or_none_be_predicted(several):
@@ -216,8 +252,7 @@ def test_what_is_unlike_training_is_told(single, tmp_path):
 
 
 def test_a_run_without_those_facts_still_predicts(single, tmp_path):
-    shutil.copytree(single.path, tmp_path / "old")
-    old = RunDirectory(tmp_path / "old")
+    old = copied(single, tmp_path / "old")
     environment = old.environment
     del environment["data"]["training_pictures"]
     old.write_environment(environment)
@@ -391,8 +426,7 @@ def test_models_that_are_none_are_told(single, tmp_path, capsys):
 
 
 def test_a_rehearsals_answers_are_stamped(single, tmp_path, capsys):
-    shutil.copytree(single.path, tmp_path / "rehearsal")
-    run = RunDirectory(tmp_path / "rehearsal")
+    run = copied(single, tmp_path / "rehearsal")
     run.write_environment(run.environment | {"rehearsal": {"replaced": {}, "command": "x"}})
     picture = draw(tmp_path / "1.png", 0)
     for form in ("csv", "jsonl"):
@@ -448,10 +482,11 @@ def test_a_stopped_file_is_continued_without_losing_or_doubling_a_row(single, tm
 def test_a_killed_command_is_continued(single, tmp_path, many):
     output, partial = tmp_path / "o.csv", tmp_path / "o.csv.partial"
     code = (f"import time\nfrom pathlib import Path\n"
-            f"from finetune.prediction_files import RowFile\nfrom finetune.predicting import predict, PredictOptions\n"
-            f"real = RowFile.write\n"
-            f"def slow(self, lines):\n    real(self, lines); time.sleep(0.5)\n"
-            f"RowFile.write = slow\n"
+            "from finetune.prediction_files import RowFile\n"
+            "from finetune.predicting import predict, PredictOptions\n"
+            "real = RowFile.write\n"
+            "def slow(self, lines):\n    real(self, lines); time.sleep(0.5)\n"
+            "RowFile.write = slow\n"
             f"predict({str(single.path)!r}, [{str(many)!r}], Path({str(output)!r}), "
             f"PredictOptions(batch_size=4))")
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -502,7 +537,10 @@ def test_another_model_other_options_and_other_pictures_are_refused(single, tmp_
         resumed()
     (many / "00a.png").unlink()
     assert resumed() == 3
-    assert stopped.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    found, wanted = read_rows(stopped), read_rows(tmp_path / "whole.csv")
+    assert [row["path"] for row in found] == [row["path"] for row in wanted]
+    odds = [[float(row["probability_b"] or 0) for row in rows] for rows in (found, wanted)]
+    np.testing.assert_allclose(*odds, atol=1e-6)  # batches are others
 
 
 def test_a_partial_file_is_damaged_or_alone(single, tmp_path, many, stopped):
