@@ -108,8 +108,8 @@ def train(folder: Path) -> Path:
         pixels = noise.integers(0, 150, (48, 48, 3)) + 100 * (number % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     words = [f"data.root={folder / 'train'}", f"output_dir={folder / 'runs'}",
-             "model.name=resnet10t", "model.weights=null", "data.image_size=32", "training.epochs=1", "device=cpu",
-             "tracking.mode=disabled", "data.batch_size=8"]
+             "model.name=resnet10t", "model.weights=null", "data.image_size=32",
+             "training.epochs=1", "device=cpu", "tracking.mode=disabled", "data.batch_size=8"]
     subprocess.run([sys.executable, "-m", "finetune", *words], check=True, env=environment(),
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return next((folder / "runs").glob("*/config.yaml")).parent

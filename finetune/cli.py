@@ -70,6 +70,9 @@ Use of a model
           [--precision fp32|bf16] [--tta flips|d4] [--batch-size N] [--workers N]
                           a row for each picture; paths are pictures, folders, patterns, CSV files
                           (--path-column NAME), or - for names on standard input
+  evaluate RUN PATH ... [--labels COLUMN] [--output FILE.json]
+                          metrics on new labelled pictures beside those of the run's test part;
+                          labels are folders' names, or a column of CSV files
 
 Weights without a network
   weights ls              which are on this machine, where, under which licence
@@ -345,9 +348,20 @@ def _single_run(path: str) -> "RunDirectory":
 
 def _evaluate(words: list[str]) -> int:
     parser = _parser("evaluate", ["run"])
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="new pictures, with labels")
     parser.add_argument("--split", choices=["val", "test"], default=None)
-    given = parser.parse_args(words)
+    parser.add_argument("--labels", metavar="COLUMN", help="of CSV files; default: folders' names")
+    parser.add_argument("--path-column", default="path", metavar="NAME", help="of CSV files")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="JSON with everything")
+    given = parser.parse_intermixed_args(words)
     run = _single_run(given.run)
+    if given.paths:
+        from finetune.new_data import evaluate_new
+
+        return evaluate_new(run, given.paths, labels=given.labels, path_column=given.path_column,
+                            output=given.output and given.output.expanduser())
+    if given.labels or given.output:
+        parser.error("--labels and --output go with paths of new pictures")
     from finetune.run import evaluate
 
     evaluate(run, part=given.split)

@@ -27,7 +27,8 @@ from finetune.specs import InputSpec, LabelKind, LabelSpec
 if TYPE_CHECKING:
     from finetune.run_directory import RunDirectory
 
-__all__ = ["VIEWS", "Origin", "Prediction", "Predictor", "Prepared", "batches", "point_name"]
+__all__ = ["VIEWS", "Origin", "Prediction", "Predictor", "Prepared", "batches", "point_name",
+           "run_facts"]
 
 Network = Callable[[np.ndarray], np.ndarray]  # (B, H, W, C) -> (B, K) calibrated probabilities
 Picture = str | os.PathLike[str] | np.ndarray
@@ -139,7 +140,7 @@ class Predictor:
         from finetune.run_directory import RunDirectory
 
         run = run if isinstance(run, RunDirectory) else RunDirectory.open(Path(run))
-        facts = _facts_of(run)
+        facts = run_facts(run)
         from finetune.run_network import load_network
 
         logits, decisions, labels = (load_network(run, precision=precision), facts["decisions"],
@@ -289,8 +290,8 @@ def batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
         yield some
 
 
-def _facts_of(run: "RunDirectory") -> dict[str, Any]:
-    """What a run's files tell beside its network.
+def run_facts(run: "RunDirectory") -> dict[str, Any]:
+    """What a run's files tell beside its network: all else that `Predictor` is made of.
 
     Raises:
         InputError: It holds folds, isn't finished, or a newer version trained it.

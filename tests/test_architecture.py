@@ -27,7 +27,7 @@ LAYERS = [
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "comparison_table",
      "study_member", "studies", "rate_finder", "run_network", "predictor", "prediction_files",
-     "predicting"},
+     "predicting", "new_data"},
     {"comparing"},
     {"api", "cli", "__init__", "__main__"},
 ]

@@ -557,6 +557,51 @@ def test_a_partial_file_is_damaged_or_alone(single, tmp_path, many, stopped):
     assert stopped.read_text().count("\n") == 31
 
 
+# ---- new labelled pictures
+
+
+def evaluated(capsys, *words):
+    code = main(["evaluate", *map(str, words)])
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    return code, told.out + told.err
+
+
+def test_new_pictures_are_measured_as_the_test_part_was(single, tmp_path, capsys):
+    test = Predictions.load(single.predictions_path("test"))
+    for name in test.ids:
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root_of(single) / name, tmp_path / "new" / name)
+    code, told = evaluated(capsys, single.path, tmp_path / "new", "--output", tmp_path / "o.json")
+    found, own = json.loads((tmp_path / "o.json").read_text()), single.metrics["test"]
+    assert code == 0 and "the run's test" in told
+    for name, value in own.items():
+        if isinstance(value, float):
+            assert found["new"][name] == pytest.approx(value, abs=1e-5)
+    assert found["pictures"] == len(test) and found["intervals"]["accuracy"]
+    assert found["decisions"]
+
+
+def test_labels_come_from_a_column_and_several_from_their_own(single, several, tmp_path, capsys):
+    names = stored(single)[1][:4]
+    rows = [f"{root_of(single) / n},{Path(n).parent}" for n in names] + ["gone.png,b"]
+    (tmp_path / "t.csv").write_text("path,class\n" + "\n".join(rows))
+    code, told = evaluated(capsys, single.path, tmp_path / "t.csv", "--labels", "class")
+    assert code == 3 and "4 new pictures" in told and "gone.png" in told
+    code, told = evaluated(capsys, single.path, tmp_path / "t.csv", "--labels", "klass")
+    assert code == 2 and "did you mean 'class'" in told
+    code, told = evaluated(capsys, several.path, root_of(several) / "table.csv")
+    assert code == 0 and "60 new pictures" in told
+
+
+def test_classes_that_the_run_does_not_know_are_told(single, tmp_path, capsys):
+    draw(tmp_path / "B" / "1.png", 0)
+    code, told = evaluated(capsys, single.path, tmp_path)
+    assert code == 2 and "B (did you mean 'b'?)" in told
+    code, told = evaluated(capsys, single.path, "--labels", "x")
+    assert code == 2 and "go with paths" in told
+
+
 # ---- elsewhere
 
 
