@@ -6,6 +6,7 @@ From a notebook, the same run as ``python -m finetune recipe=medical data.root=D
 
     run = finetune.fit("medical", {"data.root": "pictures", "training.epochs": 5})
     print(run.metrics["test"]["balanced_accuracy"])
+    print(finetune.Predictor.from_run(run)(["new/1.png"])[0].predicted)
 """
 
 import os
@@ -16,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["FinetuneError", "InputError", "RunDirectory", "fit"]
+__all__ = ["FinetuneError", "InputError", "Predictor", "RunDirectory", "fit"]
 
 if TYPE_CHECKING:
     from finetune.api import fit
     from finetune.errors import FinetuneError, InputError
+    from finetune.predictor import Predictor
     from finetune.run_directory import RunDirectory
 
 _HOMES = {
     "fit": "finetune.api",
     "FinetuneError": "finetune.errors",
     "InputError": "finetune.errors",
+    "Predictor": "finetune.predictor",
     "RunDirectory": "finetune.run_directory",
 }
 

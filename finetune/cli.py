@@ -69,6 +69,15 @@ Runs
   compare --wandb ENTITY/PROJECT[/GROUP] [--metric NAME]
                           means and spreads over seeds of what Weights & Biases holds; no verdict
 
+Use of a model
+  predict RUN PATH ... --output FILE [--format csv|jsonl] [--resume | --overwrite]
+          [--precision fp32|bf16] [--tta flips|d4] [--batch-size N] [--workers N]
+                          a row for each picture; paths are pictures, folders, patterns, CSV files
+                          (--path-column NAME), or - for names on standard input
+  evaluate RUN PATH ... [--labels COLUMN] [--output FILE.json]
+                          metrics on new labelled pictures beside those of the run's test part;
+                          labels are folders' names, or a column of CSV files
+
 Weights without a network
   weights ls              which are on this machine, where, under which licence
   weights fetch MODEL[.TAG] --to DIR   on a connected machine; on the other one model.weights=DIR
@@ -353,9 +362,20 @@ def _single_run(path: str) -> "RunDirectory":
 
 def _evaluate(words: list[str]) -> int:
     parser = _parser("evaluate", ["run"])
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="new pictures, with labels")
     parser.add_argument("--split", choices=["val", "test"], default=None)
-    given = parser.parse_args(words)
+    parser.add_argument("--labels", metavar="COLUMN", help="of CSV files; default: folders' names")
+    parser.add_argument("--path-column", default="path", metavar="NAME", help="of CSV files")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="JSON with everything")
+    given = parser.parse_intermixed_args(words)
     run = _single_run(given.run)
+    if given.paths:
+        from finetune.new_data import evaluate_new
+
+        return evaluate_new(run, given.paths, labels=given.labels, path_column=given.path_column,
+                            output=given.output and given.output.expanduser())
+    if given.labels or given.output:
+        parser.error("--labels and --output go with paths of new pictures")
     from finetune.run import evaluate
 
     evaluate(run, part=given.split)
@@ -415,6 +435,26 @@ def _evidence(words: list[str]) -> int:
 
     write_evidence(run, Path(given.file).expanduser())
     return 0
+
+
+def _predict(words: list[str]) -> int:
+    parser = _parser("predict", ["run"])
+    parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--output", required=True, metavar="FILE", type=Path)
+    parser.add_argument("--format", choices=["csv", "jsonl"], help="default: by the name, or csv")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--tta", choices=["flips", "d4"], help="mean over 4 or 8 views")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read pictures")
+    parser.add_argument("--path-column", default="path", metavar="NAME", help="of CSV files")
+    parser.add_argument("--resume", action="store_true", help="go on with FILE.partial")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew, replace FILE")
+    given = parser.parse_intermixed_args(words)
+    from finetune.predicting import PredictOptions, predict
+
+    return predict(given.run, given.paths, given.output.expanduser(), PredictOptions(
+        given.format, given.precision, given.tta, given.batch_size, given.workers,
+        given.path_column, given.resume, given.overwrite))
 
 
 def _compare(words: list[str]) -> int:
@@ -510,7 +550,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ls": _ls, "show": _show, "cp": _cp, "keys": _keys, "plan": _plan, "lr-find": _lr_find,
     "resume": _resume, "evaluate": _evaluate, "report": _report, "summary": _summary,
     "weights": _weights, "cache": _cache, "audit": _audit, "mislabeled": _mislabeled,
-    "verify": _verify, "evidence": _evidence, "compare": _compare,
+    "verify": _verify, "evidence": _evidence, "compare": _compare, "predict": _predict,
 }
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from finetune.assembly import Data
 from finetune.config import Config
+from finetune.data.seen_pictures import describe_pictures
 from finetune.data.splits import class_counts
 from finetune.devices import device_name
 from finetune.errors import InputError
@@ -98,6 +99,7 @@ def _rehearsal(config: Config, replaced: dict[str, tuple[Any, Any]] | None) -> A
 
 
 def _describe_data(config: Config, data: Data) -> dict[str, Any]:
+    seen = describe_pictures(data.part_facts("train"))
     return {
         "fingerprint": data.fingerprint, "root": config.data.root,
         "pictures": len(data.samples), "classes": class_counts(data.samples, data.split),
@@ -107,6 +109,7 @@ def _describe_data(config: Config, data: Data) -> dict[str, Any]:
         "skipped": data.skipped, "dropped": int((data.split.names == "").sum()),
         "waiver": config.data.waiver,
         "groups": None if data.samples.groups is None else len(set(data.samples.groups)),
+        "training_pictures": seen and seen.to_dict(),
     }
 
 

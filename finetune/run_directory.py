@@ -83,12 +83,12 @@ class RunDirectory:
     @property
     def environment(self) -> dict[str, Any]:
         """Command, versions, data, specs, weights, warnings."""
-        return self._read_json("environment.json")
+        return self.read_json("environment.json")
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Metrics by part: ``val``, ``test``, and ``selection``."""
-        return self._read_json("metrics.json")
+        return self.read_json("metrics.json")
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -163,7 +163,12 @@ class RunDirectory:
         """Where the logits of a part are kept."""
         return self.path / "predictions" / f"{part}.npz"
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file of the run.
+
+        Raises:
+            InputError: It is missing or damaged.
+        """
         try:
             return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "j
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
     "audit_scale", "calibration_and_sets", "compare_power", "coverage", "evaluation", "frozen",
     "gpu", "how_much_to_freeze", "leaks_worth", "models", "planted_labels", "planted_leaks",
-    "scaling", "startup")), *PEERS]
+    "predict", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from finetune.data.decoding import is_picture
 from finetune.data.samples import FolderSource, Samples, single_label
 from finetune.errors import DataError, first_of
 
-__all__ = ["has_folders", "part_name", "picture_files", "read_folders"]
+__all__ = ["has_folders", "part_name", "picture_files", "read_folders", "visible_files"]
 
 _PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val",
           "validation": "val", "dev": "val", "test": "test", "testing": "test", "tst": "test"}
@@ -153,7 +153,7 @@ def _class_rows(root: Path, folders: list[Path], part: str,
                 ) -> tuple[list[Row], list[str], list[str]]:
     rows, empty, skipped = [], [], list[str]()
     for folder in folders:
-        files = list(_files(folder))
+        files = list(visible_files(folder))
         pictures = [f for f in files if is_picture(f)]
         skipped += [f for f in files if not is_picture(f)]
         name = normalize("NFC", folder.name)  # archives from macOS write umlauts as two characters
@@ -163,7 +163,8 @@ def _class_rows(root: Path, folders: list[Path], part: str,
     return rows, empty, skipped
 
 
-def _files(folder: Path) -> Iterator[str]:
+def visible_files(folder: Path) -> Iterator[str]:
+    """Paths of all visible files below a folder, sorted; links are followed, loops are not."""
     seen = set[str]()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -178,4 +179,4 @@ def _files(folder: Path) -> Iterator[str]:
 
 def picture_files(folder: Path) -> list[str]:
     """Paths of all visible pictures below a folder, relative to it, with ``/``."""
-    return [Path(f).relative_to(folder).as_posix() for f in _files(folder) if is_picture(f)]
+    return [Path(f).relative_to(folder).as_posix() for f in visible_files(folder) if is_picture(f)]

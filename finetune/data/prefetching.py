@@ -7,14 +7,17 @@ second copy of anything in memory.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import cv2
 
-__all__ = ["BATCHES_AHEAD", "read_ahead", "reading_processes"]
+__all__ = ["BATCHES_AHEAD", "map_ahead", "read_ahead", "reading_processes"]
 
 T = TypeVar("T")
+S = TypeVar("S")
 BATCHES_AHEAD = 4
 _FEW_CORES = 5  # below, and without an accelerator, no core is left for other processes
 
@@ -71,3 +74,31 @@ def _taken(ready: "queue.SimpleQueue[tuple[str, T | BaseException | None]]",
             return
         room.release()
         yield value  # type: ignore[misc]
+
+
+def map_ahead(function: Callable[[S], T], items: Iterable[S], *, threads: int,
+              ahead: int) -> Iterator[T]:
+    """``function`` of each item, in their order, made by threads at most ``ahead`` before.
+
+    What the function raises is raised here, in its place. No more than ``ahead`` items are taken
+    or kept, however many there are.
+
+    Args:
+        function: Called in the threads.
+        items: Taken in this thread.
+        threads: How many; 0: no thread, each is made when it is asked for.
+        ahead: Results made or in the making, 1 up.
+    """
+    if not threads:
+        yield from map(function, items)
+        return
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future[T]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

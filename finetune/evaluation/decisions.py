@@ -29,8 +29,8 @@ from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.shares import group_numbers
 from finetune.specs import LabelKind, LabelSpec
 
-__all__ = ["CALIBRATIONS", "DecisionSettings", "Decisions", "apply_decisions", "fit_decisions",
-           "part_of", "selection_part"]
+__all__ = ["CALIBRATIONS", "DecisionSettings", "Decisions", "apply_decisions", "calibrated",
+           "decide_by", "fit_decisions", "part_of", "selection_part"]
 
 CALIBRATIONS = ("auto", "none", *KINDS)
 
@@ -250,8 +250,17 @@ def apply_decisions(decisions: Decisions, logits: np.ndarray) -> dict[str, Any]:
         ``least_cost`` (N,) classes; ``sets`` (N, K) bool, an empty row = abstain; ``answered``
         (N,). ``None`` for what was refused or not asked for.
     """
-    odds = to_probabilities(decisions.calibration.apply(logits),
+    return decide_by(decisions, calibrated(decisions, logits))
+
+
+def calibrated(decisions: Decisions, logits: np.ndarray) -> np.ndarray:
+    """(N, K) calibrated probabilities, float64, of (N, K) logits."""
+    return to_probabilities(decisions.calibration.apply(logits),
                             multi=_is_multi(decisions.label_spec))
+
+
+def decide_by(decisions: Decisions, odds: np.ndarray) -> dict[str, Any]:
+    """As `apply_decisions`, from (N, K) probabilities that are calibrated already."""
     sets, abstention = decisions.sets, decisions.abstention
     return {
         "probabilities": odds,

@@ -1,0 +1,368 @@
+"""What a trained model needs to be used: pictures in, calibrated answers and decisions out.
+
+No torch here. Pictures are decoded, brought to the network's channels and number type and resized
+by the functions that evaluation uses; the network itself is a function that somebody else brings.
+"""
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune import __version__
+from finetune.data.decoding import Decoded, conform, decode_image, resize_image
+from finetune.data.formats import as_supported
+from finetune.data.seen_pictures import SeenPictures
+from finetune.errors import ConfigurationError, DataError, InputError
+from finetune.evaluation.calibration import to_probabilities
+from finetune.evaluation.decisions import Decisions, calibrated, decide_by
+from finetune.evaluation.operating_points import OperatingPoint
+from finetune.specs import InputSpec, LabelKind, LabelSpec
+
+if TYPE_CHECKING:
+    from finetune.run_directory import RunDirectory
+
+__all__ = ["VIEWS", "Origin", "Prediction", "Predictor", "Prepared", "batches", "point_name",
+           "run_facts"]
+
+Network = Callable[[np.ndarray], np.ndarray]  # (B, H, W, C) -> (B, K) calibrated probabilities
+Picture = str | os.PathLike[str] | np.ndarray
+VIEWS = {"flips": 4, "d4": 8}  # pictures that the network sees for one
+LIKELY = 0.5                   # from there on a label of several is predicted
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        run: The run's name.
+        weights: SHA-256 of the chosen weights' file.
+        licence: Of the weights that training started from, where it is known.
+        version: Of finetune, at training.
+        rehearsal: Whether it was trained on generated pictures: its answers mean nothing.
+    """
+
+    run: str
+    weights: str
+    licence: str | None
+    version: str | None
+    rehearsal: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``Origin(**values)`` is the inverse."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one picture.
+
+    Attributes:
+        name: The path as given, or the picture's number.
+        predicted: The likeliest class; of several labels all that are likely (0.5 and more);
+            None for a picture that can't be read.
+        probabilities: One for each class, calibrated; none for a picture that can't be read.
+        prediction_set: Classes of the prediction set; None where the model has no sets.
+        abstained: Whether the model leaves the answer to a person, by its threshold or an empty
+            set; None where it has neither.
+        decisions: For each threshold whether positive (see `point_name`), and under
+            ``least_cost`` the class with the least expected cost.
+        warnings: In what the picture is unlike those of training, and what decoding dropped.
+        error: Why the picture can't be read; None for all others.
+    """
+
+    name: str
+    predicted: str | tuple[str, ...] | None = None
+    probabilities: tuple[float, ...] = ()
+    prediction_set: tuple[str, ...] | None = None
+    abstained: bool | None = None
+    decisions: dict[str, bool | str] | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture at the network's size: (H, W, C) pixels, or why there are none."""
+
+    name: str
+    pixels: np.ndarray | None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in use.
+
+    >>> predictor = Predictor.from_run("runs/NAME")        # doctest: +SKIP
+    >>> predictor(["new/1.png"])[0].predicted              # doctest: +SKIP
+    'ill'
+
+    Attributes:
+        spec: What a picture is when it enters the network.
+        labels: What the network answers.
+        decisions: Thresholds, sets and abstention; None where nothing was asked for.
+        origin: Where the model comes from.
+        seen: What the training pictures were like; None for runs that did not keep it.
+        network: From pictures (B, H, W, C) of the spec's number type and size to calibrated
+            probabilities (B, K) float64.
+        batch_size: Pictures at a time.
+    """
+
+    spec: InputSpec
+    labels: LabelSpec
+    decisions: Decisions | None
+    origin: Origin
+    seen: SeenPictures | None
+    network: Network
+    batch_size: int = 32
+
+    @classmethod
+    def from_run(cls, run: "RunDirectory | str | os.PathLike[str]", *, precision: str = "fp32",
+                 batch_size: int = 32) -> "Predictor":
+        """The chosen network of a finished run; needs torch.
+
+        Args:
+            run: The run, or its folder.
+            precision: ``fp32``, which gives the run's own answers, or ``bf16``, which does not.
+            batch_size: Pictures at a time.
+
+        Raises:
+            InputError: There is no such run, it isn't finished, or a newer version trained it.
+        """
+        from finetune.run_directory import RunDirectory
+
+        run = run if isinstance(run, RunDirectory) else RunDirectory.open(Path(run))
+        facts = run_facts(run)
+        from finetune.run_network import load_network
+
+        logits, decisions, labels = (load_network(run, precision=precision), facts["decisions"],
+                                     facts["labels"])
+
+        def network(batch: np.ndarray) -> np.ndarray:
+            if decisions is not None:
+                return calibrated(decisions, logits(batch))
+            return to_probabilities(logits(batch), multi=labels.kind is LabelKind.multi)
+
+        return cls(**facts, network=network, batch_size=batch_size)
+
+    def with_views(self, tta: str) -> "Predictor":
+        """The same model, answering with the mean of its probabilities over several views.
+
+        ``flips``: as it is, mirrored in both ways, and both; ``d4``: also these turned by 90
+        degrees. Calibration and thresholds were fitted on single views.
+
+        Raises:
+            ConfigurationError: Unknown views, or turned ones of pictures that are not square.
+        """
+        if tta not in VIEWS:
+            raise ConfigurationError(f"views {tta!r}: there are {' and '.join(VIEWS)}")
+        if tta == "d4" and self.spec.size[0] != self.spec.size[1]:
+            raise ConfigurationError(f"views d4 turn pictures by 90 degrees, and this network "
+                                     f"takes {self.spec.size[0]} x {self.spec.size[1]} pixels; "
+                                     "use flips")
+        inner = self.network
+
+        def network(batch: np.ndarray) -> np.ndarray:
+            answers = [inner(np.ascontiguousarray(view)) for view in _views(batch, tta)]
+            return np.asarray(np.mean(answers, axis=0))
+
+        return replace(self, network=network)
+
+    def __call__(self, images: Picture | Iterable[Picture]) -> list[Prediction]:
+        """What the model says about each picture, in their order.
+
+        Args:
+            images: Paths, or arrays (H, W) or (H, W, C) as decoded, of any size; also a single
+                one, or a batch (N, H, W, C).
+        """
+        prepared = (self.prepare(image, name=None if isinstance(image, str | os.PathLike)
+                                 else str(number)) for number, image in enumerate(_listed(images)))
+        return [each for some in batches(prepared, self.batch_size) for each in self.answer(some)]
+
+    def prepare(self, image: Picture, *, name: str | None = None) -> Prepared:
+        """A picture at the network's size, in its channels and number type; never raises for it.
+
+        Args:
+            image: A path, or an array as decoded.
+            name: What the prediction calls it; unset: the path.
+        """
+        label = os.fspath(image) if name is None and not isinstance(image, np.ndarray) else name
+        label = str(label)
+        try:
+            decoded = (_decoded(image, label) if isinstance(image, np.ndarray)
+                       else decode_image(os.fspath(image), name=label))
+            odd = self.seen.oddities(decoded) if self.seen is not None else []
+            pixels = conform(decoded.pixels, channels=self.spec.channels, dtype=self.spec.dtype)
+            pixels = resize_image(pixels, self.spec.size, resize=self.spec.resize,
+                                  interpolation=self.spec.interpolation)
+        except (InputError, OSError, ValueError) as error:  # ValueError: a name with a null byte
+            return Prepared(label, None, error=str(error).removeprefix(f"{label}: "))
+        except MemoryError:
+            return Prepared(label, None, error="too large for the memory")
+        return Prepared(label, pixels, (*odd, *decoded.notes))
+
+    def answer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
+        """What the model says about some pictures at once, in their order."""
+        good = [each for each in prepared if each.pixels is not None]
+        if not good:
+            return [_unread(each) for each in prepared]
+        batch = np.stack([each.pixels for each in good if each.pixels is not None])
+        odds = np.asarray(self.network(batch), np.float64)
+        found = iter(self._decided(good, odds))
+        return [_unread(each) if each.pixels is None else next(found) for each in prepared]
+
+    @property
+    def points(self) -> list[OperatingPoint]:
+        """Operating points that have a threshold."""
+        points = self.decisions.points if self.decisions is not None else ()
+        return [point for point in points if point.threshold is not None]
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether there are prediction sets."""
+        sets = None if self.decisions is None else self.decisions.sets
+        return sets is not None and not sets.refused
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether there is a cost matrix."""
+        return self.decisions is not None and self.decisions.costs is not None
+
+    def _decided(self, prepared: Sequence[Prepared], odds: np.ndarray) -> Iterator[Prediction]:
+        """Predictions of pictures that could be read."""
+        names, finite = self.labels.class_names, np.isfinite(odds).all(axis=1)
+        safe = np.where(finite[:, None], odds, 1 / len(names))
+        told = {} if self.decisions is None else decide_by(self.decisions, safe)
+        if self.has_sets:
+            told["sets"] = self._sets(safe, [each.name for each in prepared])
+        for row, each in enumerate(prepared):
+            if not finite[row]:
+                yield Prediction(each.name, warnings=each.warnings,
+                                 error="the network answers NaN or infinity")
+                continue
+            yield Prediction(
+                each.name, self._predicted(odds[row]), tuple(odds[row].tolist()),
+                _chosen(told.get("sets"), row, names), _abstained(told, row),
+                self._points(told, row), each.warnings)
+
+    def _predicted(self, odds: np.ndarray) -> str | tuple[str, ...]:
+        names = self.labels.class_names
+        if self.labels.is_exclusive:
+            return names[int(odds.argmax())]
+        return tuple(name for name, p in zip(names, odds, strict=True) if p >= LIKELY)
+
+    def _sets(self, odds: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """(N, K) bool; random numbers depend on the picture's name, not on its neighbours."""
+        sets = None if self.decisions is None else self.decisions.sets
+        assert sets is not None
+        if not sets.randomised:
+            return sets.apply(odds)
+        seeds = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names]
+        return np.concatenate([sets.apply(odds[i:i + 1], seed=s) for i, s in enumerate(seeds)])
+
+    def _points(self, told: dict[str, Any], row: int) -> dict[str, bool | str]:
+        answers = [said for said in told.get("points", []) if said is not None]
+        found: dict[str, bool | str] = {point_name(point): bool(said[row])
+                                        for point, said in zip(self.points, answers, strict=True)}
+        if self.has_costs:
+            found["least_cost"] = self.labels.class_names[int(told["least_cost"][row])]
+        return found
+
+
+def point_name(point: OperatingPoint) -> str:
+    """How a threshold is called, such as ``sensitivity_0.95_ill``, or ``f1_ill``."""
+    wish = "" if point.wish is None else f"_{point.wish:g}"
+    return f"{point.target}{wish}_{point.class_name}"
+
+
+def batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
+    """Lists of ``size`` items, the last one shorter; takes no more than it gives."""
+    here = iter(items)
+    while some := list(islice(here, size)):
+        yield some
+
+
+def run_facts(run: "RunDirectory") -> dict[str, Any]:
+    """What a run's files tell beside its network: all else that `Predictor` is made of.
+
+    Raises:
+        InputError: It holds folds, isn't finished, or a newer version trained it.
+    """
+    from finetune.files import hash_file
+
+    if not run.best_weights.is_file() or not (run.path / "metrics.json").is_file():
+        folds = run.has_folds
+        raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
+                         f"{run.path / 'fold-1'}" if folds else
+                         f"{run.path} is not finished: python -m finetune resume {run.path}")
+    environment = run.environment
+    version = environment["versions"].get("finetune-images")
+    _refuse_newer(run.path, version)
+    decisions = run.path / "decisions.json"
+    seen = environment["data"].get("training_pictures")
+    return {"spec": InputSpec.from_dict(environment["input_spec"]),
+            "labels": LabelSpec.from_dict(environment["label_spec"]),
+            "decisions": (Decisions.from_dict(run.read_json("decisions.json"))
+                          if decisions.is_file() else None),
+            "origin": Origin(run.name, hash_file(run.best_weights),
+                             environment["weights"].get("licence"), version,
+                             environment["rehearsal"] is not None),
+            "seen": None if seen is None else SeenPictures.from_dict(seen)}
+
+
+def _refuse_newer(path: Path, version: str | None) -> None:
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(".")[:3] if part.isdecimal()]
+
+    if version is not None and numbers(version) > numbers(__version__):
+        raise InputError(f"{path} was trained with finetune {version}, this is {__version__}: "
+                         "use that version or a later one")
+
+
+def _listed(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    single = isinstance(images, str | os.PathLike) or (
+        isinstance(images, np.ndarray) and images.ndim < 4)
+    return [images] if single else images  # type: ignore[list-item, return-value]
+
+
+def _decoded(array: np.ndarray, label: str) -> Decoded:
+    """An array as if it had been read from a file; its mode isn't judged."""
+    pixels = array[..., None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.size == 0:
+        raise DataError(f"{label}: an array of shape {array.shape}, not a picture (H, W, C)")
+    pixels, notes = as_supported(pixels, label)
+    if not np.isfinite(pixels).all():
+        raise DataError(f"{label}: pixels are NaN or infinite")
+    return Decoded(np.ascontiguousarray(pixels), "", tuple(notes))
+
+
+def _views(batch: np.ndarray, tta: str) -> Iterator[np.ndarray]:
+    turned = [batch, np.rot90(batch, axes=(1, 2))] if tta == "d4" else [batch]
+    for each in turned:
+        yield from (each, each[:, ::-1], each[:, :, ::-1], each[:, ::-1, ::-1])
+
+
+def _unread(picture: Prepared) -> Prediction:
+    return Prediction(picture.name, warnings=picture.warnings, error=picture.error)
+
+
+def _chosen(sets: np.ndarray | None, row: int, names: Sequence[str]) -> tuple[str, ...] | None:
+    if sets is None:
+        return None
+    return tuple(name for name, inside in zip(names, sets[row], strict=True) if inside)
+
+
+def _abstained(told: dict[str, Any], row: int) -> bool | None:
+    answered, sets = told.get("answered"), told.get("sets")
+    if answered is None and sets is None:
+        return None
+    unsure = answered is not None and not answered[row]
+    return bool(unsure or (sets is not None and not sets[row].any()))
