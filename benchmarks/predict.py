@@ -34,7 +34,7 @@ PLAIN = """
 import csv, sys, pathlib, numpy, torch
 from PIL import Image
 from finetune.run_directory import RunDirectory
-from finetune.run_network import load_run_model
+from finetune.prediction.network import load_run_model
 run, folder, output = RunDirectory.open(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 spec = run.environment["input_spec"]
 mean, std = (torch.tensor(spec[k]).view(1, 3, 1, 1) for k in ("mean", "std"))

@@ -22,14 +22,14 @@ __all__ = ["FinetuneError", "InputError", "Predictor", "RunDirectory", "fit"]
 if TYPE_CHECKING:
     from finetune.api import fit
     from finetune.errors import FinetuneError, InputError
-    from finetune.predictor import Predictor
+    from finetune.prediction.predictor import Predictor
     from finetune.run_directory import RunDirectory
 
 _HOMES = {
     "fit": "finetune.api",
     "FinetuneError": "finetune.errors",
     "InputError": "finetune.errors",
-    "Predictor": "finetune.predictor",
+    "Predictor": "finetune.prediction.predictor",
     "RunDirectory": "finetune.run_directory",
 }
 

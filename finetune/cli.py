@@ -370,7 +370,7 @@ def _evaluate(words: list[str]) -> int:
     given = parser.parse_intermixed_args(words)
     run = _single_run(given.run)
     if given.paths:
-        from finetune.new_data import evaluate_new
+        from finetune.prediction.new_data import evaluate_new
 
         return evaluate_new(run, given.paths, labels=given.labels, path_column=given.path_column,
                             output=given.output and given.output.expanduser())
@@ -450,7 +450,7 @@ def _predict(words: list[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="go on with FILE.partial")
     parser.add_argument("--overwrite", action="store_true", help="begin anew, replace FILE")
     given = parser.parse_intermixed_args(words)
-    from finetune.predicting import PredictOptions, predict
+    from finetune.prediction.predicting import PredictOptions, predict
 
     return predict(given.run, given.paths, given.output.expanduser(), PredictOptions(
         given.format, given.precision, given.tta, given.batch_size, given.workers,

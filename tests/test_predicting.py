@@ -28,9 +28,9 @@ from finetune.evaluation.conformal import PredictionSets
 from finetune.evaluation.decisions import Decisions, apply_decisions
 from finetune.evaluation.operating_points import CostRule, OperatingPoint
 from finetune.evaluation.predictions import Predictions
-from finetune.predicting import PredictOptions, predict
-from finetune.prediction_files import RowFile
-from finetune.predictor import Predictor
+from finetune.prediction.files import RowFile
+from finetune.prediction.predicting import PredictOptions, predict
+from finetune.prediction.predictor import Predictor
 from finetune.run import fit
 from finetune.run_directory import RunDirectory
 from finetune.specs import Dtype, LabelSpec
@@ -482,8 +482,8 @@ def test_a_stopped_file_is_continued_without_losing_or_doubling_a_row(single, tm
 def test_a_killed_command_is_continued(single, tmp_path, many):
     output, partial = tmp_path / "o.csv", tmp_path / "o.csv.partial"
     code = (f"import time\nfrom pathlib import Path\n"
-            "from finetune.prediction_files import RowFile\n"
-            "from finetune.predicting import predict, PredictOptions\n"
+            "from finetune.prediction.files import RowFile\n"
+            "from finetune.prediction.predicting import predict, PredictOptions\n"
             "real = RowFile.write\n"
             "def slow(self, lines):\n    real(self, lines); time.sleep(0.5)\n"
             "RowFile.write = slow\n"
@@ -508,7 +508,7 @@ def stopped(single, tmp_path, many):
     predict(str(single.path), [str(many)], output, PredictOptions(batch_size=4))
     lines = output.read_bytes().splitlines(keepends=True)
     output.unlink()
-    from finetune.predicting import _about, load_predictor
+    from finetune.prediction.predicting import _about, load_predictor
 
     about = _about(load_predictor(str(single.path)), [str(many)], "csv", PredictOptions())
     (tmp_path / "o.csv.partial").write_bytes(b"".join(lines[:11]))
@@ -606,8 +606,8 @@ def test_classes_that_the_run_does_not_know_are_told(single, tmp_path, capsys):
 
 
 def test_reading_the_module_needs_no_torch_and_the_public_name_is_there():
-    code = ("import sys; import finetune; finetune.Predictor; import finetune.predicting; "
-            "print(sorted({'torch', 'timm', 'sklearn', 'scipy'} & set(sys.modules)))")
+    code = ("import sys; import finetune; finetune.Predictor; "
+            "import finetune.prediction.predicting; print(sorted({'torch', 'timm', 'sklearn', 'scipy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert finetune.Predictor is Predictor

@@ -141,7 +141,7 @@ class Predictor:
 
         run = run if isinstance(run, RunDirectory) else RunDirectory.open(Path(run))
         facts = run_facts(run)
-        from finetune.run_network import load_network
+        from finetune.prediction.network import load_network
 
         logits, decisions, labels = (load_network(run, precision=precision), facts["decisions"],
                                      facts["labels"])

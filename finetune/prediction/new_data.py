@@ -14,7 +14,7 @@ from finetune.errors import DataError, InputError, did_you_mean, first_of
 from finetune.evaluation.decision_measures import measure_decisions
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
-from finetune.predictor import Predictor, batches, run_facts
+from finetune.prediction.predictor import Predictor, batches, run_facts
 from finetune.results import measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec
@@ -52,7 +52,7 @@ def evaluate_new(run: RunDirectory, words: Sequence[str], *, labels: str | None 
     facts = run_facts(run)
     given = list(GivenPictures(words, path_column))
     truth = truth_of(given, facts["labels"], labels)
-    from finetune.run_network import load_network
+    from finetune.prediction.network import load_network
 
     predictor = Predictor(**facts, network=load_network(run))
     answers, broken = _answers(predictor, given, truth)

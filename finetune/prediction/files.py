@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from finetune.errors import InputError
 from finetune.files import write_json
-from finetune.predictor import Prediction, Predictor, point_name
+from finetune.prediction.predictor import Prediction, Predictor, point_name
 
 __all__ = ["FORMATS", "RowFile", "columns", "header_line", "plain_name", "row_line"]
 

@@ -17,7 +17,7 @@ from finetune.console import progress_bar, say, warn
 from finetune.data.given_pictures import Given, GivenPictures
 from finetune.data.prefetching import map_ahead
 from finetune.errors import ConfigurationError, DataError, InputError, Interrupted, first_of
-from finetune.prediction_files import (
+from finetune.prediction.files import (
     FORMATS,
     RowFile,
     header_line,
@@ -25,7 +25,7 @@ from finetune.prediction_files import (
     row_line,
     side_of,
 )
-from finetune.predictor import VIEWS, Predictor, Prepared, batches
+from finetune.prediction.predictor import VIEWS, Predictor, Prepared, batches
 
 __all__ = ["PredictOptions", "load_predictor", "predict"]
 
