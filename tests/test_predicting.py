@@ -607,7 +607,8 @@ def test_classes_that_the_run_does_not_know_are_told(single, tmp_path, capsys):
 
 def test_reading_the_module_needs_no_torch_and_the_public_name_is_there():
     code = ("import sys; import finetune; finetune.Predictor; "
-            "import finetune.prediction.predicting; print(sorted({'torch', 'timm', 'sklearn', 'scipy'} & set(sys.modules)))")
+            "import finetune.prediction.predicting; "
+            "print(sorted({'torch', 'timm', 'sklearn', 'scipy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert finetune.Predictor is Predictor
