@@ -1,7 +1,7 @@
 """Recipes: whole methods as YAML files that hold only what differs from the schema."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
 
-__all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "read_yaml", "recipe_folders"]
+__all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "read_yaml", "recipe_folders",
+           "shipped_folders", "yaml_files"]
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -92,21 +93,37 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def recipe_folders() -> list[Path]:
     """Where recipes are looked for, first wins: FINETUNE_RECIPE_PATH, checkout or wheel."""
+    return shipped_folders("recipes", "FINETUNE_RECIPE_PATH", holding="baseline.yaml")
+
+
+def shipped_folders(name: str, variable: str, *, holding: str) -> list[Path]:
+    """Folders of a variable, then the one that came with the program.
+
+    Args:
+        name: Of the folder in a checkout; in a wheel ``_name`` inside the package.
+        variable: Holds folders, divided as PATH is.
+        holding: A file by which the checkout's folder is known.
+    """
     own = Path(__file__).parent
-    listed = os.environ.get("FINETUNE_RECIPE_PATH", "").split(os.pathsep)
+    listed = os.environ.get(variable, "").split(os.pathsep)
     candidates = [Path(p).expanduser() for p in listed if p]
-    checkout = own.parent / "recipes"
-    candidates.append(checkout if (checkout / "baseline.yaml").exists() else own / "_recipes")
+    checkout = own.parent / name
+    candidates.append(checkout if (checkout / holding).exists() else own / f"_{name}")
     return [folder for folder in candidates if folder.is_dir()]
+
+
+def yaml_files(folders: Iterable[Path]) -> dict[str, Path]:
+    """YAML files by their names; the first folder wins."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+            found.setdefault(path.stem, path)
+    return found
 
 
 def list_recipes() -> dict[str, Recipe]:
     """All recipes by name."""
-    found: dict[str, Recipe] = {}
-    for folder in recipe_folders():
-        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-            found.setdefault(path.stem, Recipe(path.stem, path))
-    return found
+    return {name: Recipe(name, path) for name, path in yaml_files(recipe_folders()).items()}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +15,13 @@ import numpy.typing as npt
 
 from finetune.data.decoding import UnreadableImage
 from finetune.data.glances import Glance, glance_at, parse_glance
+from finetune.data.row_store import RowStore
 from finetune.data.samples import PictureSource
 from finetune.data.unions import joined
 
 __all__ = ["PictureFacts", "decoder_versions", "duplicate_groups", "scan_pictures"]
 
 _FORMAT = 5  # of what is stored; a new one makes old caches void
-_CACHE_FILE = "pictures.sqlite"
 _SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
 
 Stamp = tuple[int, int]
@@ -80,7 +78,8 @@ def scan_pictures(source: PictureSource, ids: Sequence[str], *, cache: Path | No
         threads: Pictures decoded at a time; decoders release the interpreter's lock.
     """
     stamps = [_stamp(source, i) for i in ids]
-    known = _load(cache, source.name)
+    store = _kept(cache)
+    known = _load(store, source.name)
     found = {i: known[_key(ids[i], stamp)] for i, stamp in enumerate(stamps)
              if stamp is not None and _key(ids[i], stamp) in known}
     missing = [i for i in range(len(ids)) if i not in found]
@@ -90,7 +89,7 @@ def scan_pictures(source: PictureSource, ids: Sequence[str], *, cache: Path | No
             found[index] = facts
             if progress is not None:
                 progress(len(found))
-        _store(cache, source.name, [
+        _store(store, source.name, [
             (_key(ids[i], stamp), found[i]) for i in part
             if (stamp := stamps[i]) is not None and found[i].error is None])
     if progress is not None:
@@ -188,23 +187,17 @@ def _edition() -> str:
     return f"{_FORMAT} {decoder_versions()}"
 
 
-@contextmanager
-def _database(folder: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(folder / _CACHE_FILE, timeout=10)) as base, base:
-        base.execute("CREATE TABLE IF NOT EXISTS facts (source BLOB, name BLOB, size INTEGER, "
-                     "time INTEGER, edition TEXT, facts TEXT, PRIMARY KEY (source, name))")
-        yield base
+def _kept(cache: Path | None) -> RowStore:
+    return RowStore(cache, "pictures.sqlite", "facts",
+                    "source BLOB, name BLOB, size INTEGER, time INTEGER, edition TEXT, facts TEXT, "
+                    "PRIMARY KEY (source, name)")
 
 
-def _load(cache: Path | None, source: str) -> dict[_Key, PictureFacts]:
-    if cache is None or not (cache / _CACHE_FILE).exists():
-        return {}
+def _load(store: RowStore, source: str) -> dict[_Key, PictureFacts]:
+    rows = store.select("name, size, time, facts", source=os.fsencode(source), edition=_edition())
     try:
-        with _database(cache) as base:
-            rows = base.execute("SELECT name, size, time, facts FROM facts WHERE source = ? "
-                                "AND edition = ?", (os.fsencode(source), _edition())).fetchall()
         return {(name, size, time): _parse(text) for name, size, time, text in rows}
-    except (sqlite3.Error, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return {}
 
 
@@ -218,31 +211,7 @@ def _plain(facts: PictureFacts) -> dict[str, Any]:
     return asdict(facts) | {"glance": facts.glance and astuple(facts.glance)}
 
 
-def _store(cache: Path | None, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
-    if cache is None or not rows:
-        return
+def _store(store: RowStore, source: str, rows: list[tuple[_Key, PictureFacts]]) -> None:
     edition = _edition()  # slow: not for every row
-    made = [(os.fsencode(source), *key, edition, json.dumps(_plain(facts)))
-            for key, facts in rows]
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        try:
-            _insert(cache, made)
-        except sqlite3.OperationalError as error:
-            if "column" not in str(error):  # locked, full or read-only: done without
-                return
-            _start_anew(cache, made)
-        except sqlite3.DatabaseError:
-            _start_anew(cache, made)
-    except (OSError, sqlite3.Error):
-        return
-
-
-def _insert(cache: Path, rows: list[tuple[Any, ...]]) -> None:
-    with _database(cache) as base:
-        base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-
-def _start_anew(cache: Path, rows: list[tuple[Any, ...]]) -> None:
-    (cache / _CACHE_FILE).unlink(missing_ok=True)
-    _insert(cache, rows)
+    store.add([(os.fsencode(source), *key, edition, json.dumps(_plain(facts)))
+               for key, facts in rows])

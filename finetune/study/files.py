@@ -1,6 +1,5 @@
 """Prepared studies: YAML files that say what is compared with what."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
-from finetune.recipes import read_yaml
+from finetune.recipes import read_yaml, shipped_folders, yaml_files
 
 __all__ = ["StudyFile", "StudyValues", "find_study", "list_studies"]
 
@@ -106,23 +105,10 @@ def _is_list(value: Any, kind: type | tuple[type, ...]) -> bool:
         isinstance(v, kind) and not isinstance(v, bool) for v in value)
 
 
-def _folders() -> list[Path]:
-    """Where studies are looked for, first wins: FINETUNE_STUDY_PATH, checkout or wheel."""
-    own = Path(__file__).parents[1]
-    listed = os.environ.get("FINETUNE_STUDY_PATH", "").split(os.pathsep)
-    candidates = [Path(p).expanduser() for p in listed if p]
-    checkout = own.parent / "studies"
-    candidates.append(checkout if (checkout / "freezing.yaml").exists() else own / "_studies")
-    return [folder for folder in candidates if folder.is_dir()]
-
-
 def list_studies() -> dict[str, StudyFile]:
-    """All prepared studies by name."""
-    found: dict[str, StudyFile] = {}
-    for folder in _folders():
-        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-            found.setdefault(path.stem, StudyFile(path.stem, path))
-    return found
+    """All prepared studies by name; FINETUNE_STUDY_PATH, then the checkout's or the wheel's."""
+    folders = shipped_folders("studies", "FINETUNE_STUDY_PATH", holding="freezing.yaml")
+    return {name: StudyFile(name, path) for name, path in yaml_files(folders).items()}
 
 
 def find_study(name: str) -> StudyFile:
