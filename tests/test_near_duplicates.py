@@ -146,6 +146,23 @@ def test_many_identical_pictures_hide_no_other_copy():
     assert len(pairs) == 70
 
 
+def test_a_crowd_of_copies_does_not_fall_apart(monkeypatch):
+    """Each has more copies that are nearer than those of the other half, and keeps eight pairs."""
+    random, whole = np.random.default_rng(0), scene(5)
+    halves = [(jpeg(brighter(part, 1 + step / 200), 95) + random.integers(-2, 3, part.shape))
+              .clip(0, 255).astype(np.uint8)
+              for part in (whole, whole[5:-5, 5:-5]) for step in range(16)]
+    pictures = descriptors_of(*halves, *(scene(seed) for seed in range(20, 30)))
+
+    def sizes():
+        found = near_duplicate_groups(find_near_duplicates(pictures), len(pictures.thumbnails))
+        return [len(group) for group in found]
+
+    assert sizes() == [32]
+    monkeypatch.setattr("finetune.data.near_duplicates._ROUNDS", 0)
+    assert sizes() == [16, 16]
+
+
 def test_progress_ends_at_the_whole():
     told = []
     find_near_duplicates(stack_descriptors(OTHERS), progress=lambda *done: told.append(done))

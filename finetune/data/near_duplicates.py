@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.data.hashing import Descriptors, orientation_name, oriented
-from finetune.data.near_search import find_candidates
+from finetune.data.near_search import Candidates, find_candidates
 from finetune.data.registration import Agreement, register
 from finetune.data.unions import joined
 
@@ -24,6 +24,8 @@ _LIKELY_CORRELATION, _LIKELY_DETAIL = 0.95, 0.75
 _LEAST_COARSE = 0.975     # correlations of the search and of the coarse fit
 _NEIGHBOURS = 8           # of each picture that are looked at closely
 _AT_ONCE = 4096           # pairs between two calls of progress
+_SPOKEN_FOR = 3           # of a set of copies that stand for it when crowds are joined
+_ROUNDS = 5               # of joining, at most
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,57 @@ def find_near_duplicates(descriptors: Descriptors, *, threads: int | None = None
     candidates = find_candidates(
         descriptors.thumbnails, rows=kept, neighbours=_NEIGHBOURS, limit=_LEAST_COARSE,
         progress=None if progress is None else lambda done: progress(done, 2 * count))
+    found = _confirm(descriptors, kept, candidates, threads=threads, progress=None if
+                     progress is None else lambda share: progress(
+                         count + int(count * share), 2 * count))
+    found = _join_crowds(descriptors, kept, found, threads=threads)
+    if progress is not None:
+        progress(2 * count, 2 * count)
+    found += [_same(first, second) for first, second in copies]
+    return sorted(found, key=lambda pair: (pair.first, pair.second))
+
+
+def _confirm(descriptors: Descriptors, kept: npt.NDArray[np.int64], candidates: Candidates, *,
+             threads: int | None, progress: Callable[[float], object] | None = None,
+             ) -> list[NearPair]:
+    """Those of the candidates that are likely at least."""
     table = list(zip(candidates.first.tolist(), candidates.second.tolist(),
                      candidates.orientations.tolist(), strict=True))
-    found = [_same(first, second) for first, second in copies]
+    found: list[NearPair] = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, len(table), _AT_ONCE):
             part = table[start:start + _AT_ONCE]
             pairs = pool.map(partial(_confirmed, descriptors, kept), part)
             found += [pair for pair in pairs if pair is not None]
             if progress is not None:
-                progress(count + count * (start + len(part)) // len(table), 2 * count)
-    if progress is not None:
-        progress(2 * count, 2 * count)
-    return sorted(found, key=lambda pair: (pair.first, pair.second))
+                progress((start + len(part)) / len(table))
+    return found
+
+
+def _join_crowds(descriptors: Descriptors, kept: npt.NDArray[np.int64], found: list[NearPair], *,
+                 threads: int | None) -> list[NearPair]:
+    """Pairs that were missed because a picture has more copies than neighbours are looked at.
+
+    A crowd of copies can fall apart into sets that each fill their pictures' neighbours. Some of
+    each larger set are compared again with all pictures, of which each set leaves only some.
+    """
+    for _ in range(_ROUNDS):
+        groups = near_duplicate_groups(found, len(descriptors.thumbnails))
+        crowds = [set(group) for group in groups if len(group) > _NEIGHBOURS]
+        if not crowds:
+            break
+        left_out = {index for group in groups for index in group[_SPOKEN_FOR:]}
+        rows = np.array([index for index in kept.tolist() if index not in left_out], np.int64)
+        asked = np.flatnonzero(np.isin(rows, sorted(set().union(*crowds))))
+        again = find_candidates(descriptors.thumbnails, rows=rows, neighbours=_NEIGHBOURS,
+                                limit=_LEAST_COARSE, asked=asked)
+        known = {(pair.first, pair.second) for pair in found}
+        new = [pair for pair in _confirm(descriptors, rows, again, threads=threads)
+               if (pair.first, pair.second) not in known]
+        found = found + new
+        if len(near_duplicate_groups(found, len(descriptors.thumbnails))) == len(groups):
+            break
+    return found
 
 
 def _different(descriptors: Descriptors) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:

@@ -44,12 +44,14 @@ class Candidates:
 
 
 def find_candidates(thumbnails: npt.NDArray[np.uint8], *, rows: Indices, neighbours: int,
-                    limit: float, progress: Callable[[int], object] | None = None) -> Candidates:
+                    limit: float, asked: Indices | None = None,
+                    progress: Callable[[int], object] | None = None) -> Candidates:
     """Pairs that may be copies, the best ``neighbours`` of each picture.
 
     Args:
         thumbnails: (A, 96, 96); never copied as a whole.
         rows: (N,) which of them are compared, all different and none blank; pairs number these.
+        asked: Places in ``rows`` whose neighbours are looked for; None: all.
         neighbours: Pairs kept of each picture; a pair kept by either is kept.
         limit: Least correlation in low frequencies after a small shift and stretch.
         progress: Called with the number of pictures compared with all others.
@@ -58,15 +60,17 @@ def find_candidates(thumbnails: npt.NDArray[np.uint8], *, rows: Indices, neighbo
     base = np.concatenate([_waves(thumbnails[part], _FINE) for part in _blocks(rows, _ROWS)]
                           or [np.zeros((0, _FINE, _FINE), np.float32)])
     coarse = np.ascontiguousarray(_coarser(base))
-    for start in range(0, len(rows), _ROWS):
-        zoomed = _zoomed(thumbnails[rows[start:start + _ROWS]])
-        nearest = _nearest(_unit(_waves_of(zoomed, _FINE)), base, start)
+    asked = np.arange(len(rows)) if asked is None else asked
+    done = 0
+    for own in _blocks(asked, _ROWS):
+        zoomed = _zoomed(thumbnails[rows[own]])
+        nearest = _nearest(_unit(_waves_of(zoomed, _FINE)), base, own)
         for low in range(0, len(zoomed), _RANKED):
             part = slice(low, low + _RANKED)
-            found.append(_ranked(zoomed[part], coarse, nearest[part], start + low,
-                                 neighbours, limit))
+            found.append(_ranked(zoomed[part], coarse, nearest[part], own[part], neighbours, limit))
+        done += len(own)
         if progress is not None:
-            progress(min(start + _ROWS, len(rows)))
+            progress(done)
     return _each_once(np.concatenate(found) if found else np.zeros((0, 4)))
 
 
@@ -118,8 +122,8 @@ def _zoomed(thumbnails: npt.NDArray[np.uint8]) -> Array:
                      for each in thumbnails])
 
 
-def _nearest(queries: Array, base: Array, start: int) -> Indices:
-    """(R, 64) The pictures most alike in any orientation; -1 where there are fewer."""
+def _nearest(queries: Array, base: Array, own: Indices) -> Indices:
+    """(R, 64) The pictures most alike in any orientation but ``own``; -1 where there are fewer."""
     values = np.full((len(queries), _NEAREST), _ALIKE, np.float32)
     indices = np.full((len(queries), _NEAREST), -1, np.int64)
     turned = [each.reshape(len(queries), -1) for each in _orientations(queries)]
@@ -128,9 +132,8 @@ def _nearest(queries: Array, base: Array, start: int) -> Indices:
         alike = turned[0] @ part
         for each in turned[1:]:
             np.maximum(alike, each @ part, out=alike)
-        own = np.arange(start, start + len(queries)) - low
-        inside = np.flatnonzero((own >= 0) & (own < alike.shape[1]))
-        alike[inside, own[inside]] = -1
+        inside = np.flatnonzero((own >= low) & (own < low + alike.shape[1]))
+        alike[inside, own[inside] - low] = -1
         _keep_best(values, indices, alike, low)
     return indices
 
@@ -145,7 +148,7 @@ def _keep_best(values: Array, indices: Indices, alike: Array, low: int) -> None:
     values[better] = np.take_along_axis(all_values, best, axis=1)
 
 
-def _ranked(zoomed: Array, coarse: Array, nearest: Indices, start: int, neighbours: int,
+def _ranked(zoomed: Array, coarse: Array, nearest: Indices, own: Indices, neighbours: int,
             limit: float) -> npt.NDArray[np.float64]:
     """(M, 4) Rows (first, second, orientation, correlation): the best of each picture."""
     spaces = _tangent_space(zoomed)
@@ -157,7 +160,7 @@ def _ranked(zoomed: Array, coarse: Array, nearest: Indices, start: int, neighbou
     best = np.sqrt(scores.max(axis=-1))
     best[nearest < 0] = 0
     order = np.argsort(-best, axis=1)[:, :neighbours]
-    rows = np.repeat(np.arange(start, start + len(zoomed)), order.shape[1])
+    rows = np.repeat(own, order.shape[1])
     kept = [np.take_along_axis(each, order, axis=1).ravel()
             for each in (nearest, orientation, best)]
     table = np.stack([rows, *kept], axis=1).astype(np.float64)
