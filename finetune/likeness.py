@@ -31,7 +31,7 @@ __all__ = ["Likeness", "find_likeness", "likeness_warnings", "write_likeness_she
 SHEET = "near_duplicates.png"
 SHOWN = 40  # pairs on the sheet
 MOST = 100_000  # pictures; the search grows with their square, and this many take minutes
-_FORMAT = 1  # of what is stored
+_FORMAT = 2  # of what is stored, and of the search
 
 
 @dataclass(frozen=True)
