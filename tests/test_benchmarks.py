@@ -329,7 +329,7 @@ def test_equal_methods_are_seldom_called_different_and_others_mostly(load):
 
 
 def test_each_part_of_the_freezing_guide_is_a_study_with_three_seeds_and_a_search(load):
-    from finetune.studies import plan_study
+    from finetune.study.making import plan_study
 
     script = load("how_much_to_freeze")
     for part in script.PARTS.values():

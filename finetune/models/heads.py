@@ -48,7 +48,7 @@ def narrow_classifier(model: nn.Module) -> None:
     """
     for classifier in classifier_modules(model).values():
         for layer in classifier.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.numel() > 1:
+            if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.is_meta:
                 usual = (3 * layer.weight[0].numel()) ** -0.5
                 spread = float(layer.weight.detach().std())
                 if spread > 2 * usual:
