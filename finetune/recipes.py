@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
 
-__all__ = ["Recipe", "find_recipe", "flatten", "list_recipes", "read_yaml", "recipe_folders",
-           "shipped_folders", "yaml_files"]
+__all__ = ["HeadedFile", "Recipe", "find_recipe", "flatten", "list_recipes", "read_yaml",
+           "recipe_folders", "shipped_folders", "yaml_files"]
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -27,11 +27,12 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A recipe file."""
+class HeadedFile:
+    """A YAML file whose first comment says what it is for."""
 
     name: str
     path: Path
+    kind: ClassVar[str] = "file"
 
     @property
     def text(self) -> str:
@@ -43,7 +44,7 @@ class Recipe:
         try:
             return self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"recipe {self.path} can't be read: {error}") from error
+            raise ConfigurationError(f"{self.kind} {self.path} can't be read: {error}") from error
 
     @property
     def summary(self) -> str:
@@ -53,6 +54,13 @@ class Recipe:
         except ConfigurationError:
             return "(can't be read)"
         return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+@dataclass(frozen=True)
+class Recipe(HeadedFile):
+    """A recipe file."""
+
+    kind: ClassVar[str] = "recipe"
 
     def values(self) -> dict[str, Any]:
         """Its values by dotted key.

@@ -90,7 +90,7 @@ def typed_value(key: str, value: Any) -> Any:
     if key == "decisions.costs" and isinstance(value, list):  # whole numbers are numbers
         value = [[float(cost) if type(cost) is int else cost for cost in row]
                  if isinstance(row, list) else row for row in value]
-    section, _, name = key.rpartition(".")  # alone: the whole schema takes ten times as long
+    section, _, name = key.rpartition(".")  # alone, which is quicker than the whole schema
     tree = OmegaConf.structured(type(get_value(Config(), section)) if section else Config)
     OmegaConf.update(tree, name, value)
     return getattr(OmegaConf.to_object(tree), name)

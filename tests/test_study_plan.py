@@ -162,3 +162,12 @@ def test_a_study_of_ones_own_folder_is_found(tmp_path, monkeypatch):
     assert find_study("mine").summary == "Mine"
     with pytest.raises(ConfigurationError, match="did you mean 'freezing'"):
         find_study("freezin")
+
+
+def test_a_study_that_cannot_be_read_does_not_hide_the_others(tmp_path, monkeypatch):
+    (tmp_path / "broken.yaml").write_bytes(b"# caf\xe9")
+    monkeypatch.setenv("FINETUNE_STUDY_PATH", str(tmp_path))
+    told = {name: study.summary for name, study in list_studies().items()}
+    assert told["broken"] == "(can't be read)" and told["freezing"].startswith("How much to freeze")
+    with pytest.raises(ConfigurationError, match="broken"):
+        find_study("broken").values()

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
-from finetune.recipes import read_yaml, shipped_folders, yaml_files
+from finetune.recipes import HeadedFile, read_yaml, shipped_folders, yaml_files
 
 __all__ = ["StudyFile", "StudyValues", "find_study", "list_studies"]
 
@@ -37,28 +37,10 @@ class StudyValues:
 
 
 @dataclass(frozen=True)
-class StudyFile:
+class StudyFile(HeadedFile):
     """The file of a study."""
 
-    name: str
-    path: Path
-
-    @property
-    def text(self) -> str:
-        """The file as it stands.
-
-        Raises:
-            ConfigurationError: It can't be read, or isn't UTF-8.
-        """
-        try:
-            return self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"study {self.path} can't be read: {error}") from error
-
-    @property
-    def summary(self) -> str:
-        """First line of its header."""
-        return self.text.lstrip().split("\n", 1)[0].lstrip("# ").strip()
+    kind: ClassVar[str] = "study"
 
     def values(self) -> StudyValues:
         """What it compares.
