@@ -25,13 +25,13 @@ LAYERS = [
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "study",
      "rate_finder", "prediction"},
     {"comparison", "runs_tree"},
-    {"api", "cli", "__init__", "__main__"},
+    {"api", "cli", "commands", "__init__", "__main__"},
 ]
 STRANGERS = [("data", "models"), ("models", "data"), ("training", "evaluation"),
              ("evaluation", "training"), ("training", "data"), ("training", "models"),
              ("evaluation", "data"), ("evaluation", "models")]
 SEES_CONFIG = {"config", "ranges", "values", "rehearsal", "composition", "assembly", "method",
-               "environment", "session", "names", "plan", "run", "run_directory", "cli", "api",
+               "environment", "session", "names", "plan", "run", "run_directory", "commands", "api",
                "fastest", "fitting", "frozen", "dividing", "likeness", "results", "folds",
                "random_split", "launch", "looks", "label_errors", "verifying", "evidence",
                "auditing", "starting", "wise_ft", "study", "shortcuts", "rate_finder", "explaining"}

@@ -1,0 +1,1 @@
+"""What each sub-command reads from its words, and which function it calls."""
