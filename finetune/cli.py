@@ -91,6 +91,6 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": runs.report_command, "mislabeled": runs.mislabeled_command,
     "verify": runs.verify_command, "evidence": runs.evidence_command,
     "compare": runs.compare_command,
-    "predict": use.predict_command,
+    "predict": use.predict_command, "export": use.export_command,
     "weights": keeping.weights_command, "cache": keeping.cache_command,
 }

@@ -55,13 +55,17 @@ Runs
                           means and spreads over seeds of what Weights & Biases holds; no verdict
 
 Use of a model
-  predict RUN PATH ... --output FILE [--format csv|jsonl] [--resume | --overwrite]
+  predict MODEL PATH ... --output FILE [--format csv|jsonl] [--resume | --overwrite]
           [--precision fp32|bf16] [--tta flips|d4] [--batch-size N] [--workers N]
-                          a row for each picture; paths are pictures, folders, patterns, CSV files
+                          a row for each picture; MODEL is a run or an exported .onnx file; paths
+                          are pictures, folders, patterns, CSV files
                           (--path-column NAME), or - for names on standard input
   evaluate RUN PATH ... [--labels COLUMN] [--output FILE.json]
                           metrics on new labelled pictures beside those of the run's test part;
                           labels are folders' names, or a column of CSV files
+  export RUN FILE [--format onnx|pt2|timm] [--half] [--pictures PATH] [--overwrite]
+                          the network with preparation and calibration as NAME.onnx or NAME.pt2, or
+                          as a folder for timm; compared with the run before it is given out
 
 Weights without a network
   weights ls              which are on this machine, where, under which licence

@@ -2,14 +2,32 @@
 
 from pathlib import Path
 
-from finetune.commands.parsing import command_parser
+from finetune.commands.parsing import command_parser, single_run
 
-__all__ = ["predict_command"]
+__all__ = ["export_command", "predict_command"]
+
+
+def export_command(words: list[str]) -> int:
+    """Write a run's network as a file."""
+    parser = command_parser("export", ["run"])
+    parser.add_argument("file", metavar="FILE", type=Path, help="NAME.onnx, NAME.pt2 or a folder")
+    parser.add_argument("--format", choices=["onnx", "pt2", "timm"], help="default: by the name")
+    parser.add_argument("--half", action="store_true", help="16-bit floats")
+    parser.add_argument("--pictures", action="append", default=[], metavar="PATH",
+                        help="compare the export on these; default: pictures of the test part")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    given = parser.parse_intermixed_args(words)
+    run = single_run(given.run)
+    from finetune.exporting.exporting import ExportOptions, export
+
+    export(run, given.file.expanduser(), ExportOptions(
+        given.format, given.half, given.overwrite, given.pictures))
+    return 0
 
 
 def predict_command(words: list[str]) -> int:
     """A row for each picture."""
-    parser = command_parser("predict", ["run"])
+    parser = command_parser("predict", ["model"])
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--output", required=True, metavar="FILE", type=Path)
     parser.add_argument("--format", choices=["csv", "jsonl"], help="default: by the name, or csv")
@@ -23,6 +41,6 @@ def predict_command(words: list[str]) -> int:
     given = parser.parse_intermixed_args(words)
     from finetune.prediction.predicting import PredictOptions, predict
 
-    return predict(given.run, given.paths, given.output.expanduser(), PredictOptions(
+    return predict(given.model, given.paths, given.output.expanduser(), PredictOptions(
         given.format, given.precision, given.tta, given.batch_size, given.workers,
         given.path_column, given.resume, given.overwrite))

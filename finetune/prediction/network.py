@@ -1,6 +1,7 @@
 """The chosen network of a run, as a module and as a function of pictures; this one needs torch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from finetune.specs import Dtype, InputSpec
 from finetune.training.arithmetic import Arithmetic
 from finetune.training.checkpoints import load_weights
 
-__all__ = ["load_network", "load_run_model"]
+__all__ = ["load_network", "load_plain_model", "load_run_model"]
 
 
 def load_run_model(run: RunDirectory, device: torch.device) -> nn.Module:
@@ -39,6 +40,20 @@ def load_run_model(run: RunDirectory, device: torch.device) -> nn.Module:
     arithmetic(config).apply(model.to(device))
     load_weights(run.best_weights, model)
     return folded_copy(model, noise(spec, 2, device))
+
+
+def load_plain_model(run: RunDirectory) -> nn.Module:
+    """The chosen network in eval mode on the CPU as it was built: nothing folded or replaced.
+
+    Raises:
+        FinetuneError: The weights are missing or damaged.
+    """
+    environment, config = run.environment, without_weights(run.config)
+    config = replace(config, training=replace(config.training, grad_checkpointing=False))
+    model, _ = assemble_model(config, channels=environment["input_spec"]["channels"],
+                              class_names=environment["label_spec"]["class_names"])
+    load_weights(run.best_weights, model)
+    return model.eval()
 
 
 def load_network(run: RunDirectory, *, precision: str = "fp32",

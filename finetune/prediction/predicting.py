@@ -31,7 +31,7 @@ __all__ = ["PredictOptions", "load_predictor", "predict"]
 
 AHEAD = 3          # batches of pictures that are read before they are needed
 LINE_EVERY = 30.0  # seconds, where no bar is drawn
-EXPORTED = (".onnx", ".pt2", ".safetensors", ".pt", ".pth")
+NOT_READ = (".pt2", ".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def predict(model: str, words: Sequence[str], output: Path,
     Rows are in the order of the pictures. Memory does not grow with their number.
 
     Args:
-        model: A run's folder.
+        model: A run's folder, or an ONNX file of ``export``.
         words: See `finetune.data.given_pictures.GivenPictures`.
         output: The file; what is made is in ``output.partial`` until it is whole.
         options: Unset: the defaults.
@@ -114,16 +114,12 @@ def predict(model: str, words: Sequence[str], output: Path,
 
 def load_predictor(model: str, *, precision: str = "fp32", tta: str | None = None,
                    batch_size: int = 32) -> Predictor:
-    """The model of a run, and what has to be said about it.
+    """The model of a run or an export, and what has to be said about it.
 
     Raises:
         InputError: It is none, or can't be used.
     """
-    path = Path(model).expanduser()
-    if path.is_file() or path.suffix in EXPORTED:
-        raise InputError(f"{model} is a file; this version predicts with a run's folder, such as "
-                         "runs/NAME")
-    predictor = Predictor.from_run(path, precision=precision, batch_size=batch_size)
+    predictor = _open_model(model, precision, batch_size)
     if predictor.origin.rehearsal:
         warn("REHEARSAL: this model was trained on generated pictures; its answers say nothing "
              "about any real picture. Every row is stamped.")
@@ -137,6 +133,24 @@ def load_predictor(model: str, *, precision: str = "fp32", tta: str | None = Non
     warn(f"--tta {tta}: calibration, thresholds and sets were fitted on single views; what was "
          "measured of them need not hold")
     return predictor.with_views(tta)
+
+
+def _open_model(model: str, precision: str, batch_size: int) -> Predictor:
+    """A run's folder or an exported ONNX file."""
+    path = Path(model).expanduser()
+    if path.suffix == ".onnx":
+        if precision != "fp32":
+            raise ConfigurationError(f"--precision {precision} goes with a run's folder; an "
+                                     "exported file has one arithmetic (export --half)")
+        return Predictor.from_export(path, batch_size=batch_size)
+    if path.suffix in NOT_READ or (path / "finetune.json").is_file():
+        raise InputError(f"{model}: predict takes a run's folder, such as runs/NAME, or an ONNX "
+                         "file of export. Files of torch may hold code that runs when they are "
+                         "read, and timm's folders have no calibration")
+    if path.is_file():
+        raise InputError(f"{model} is a file, and no .onnx; predict takes a run's folder, such as "
+                         "runs/NAME, or an ONNX file of export")
+    return Predictor.from_run(path, precision=precision, batch_size=batch_size)
 
 
 def _check_output(output: Path, options: PredictOptions) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from finetune.run_directory import RunDirectory
 
 __all__ = ["VIEWS", "Origin", "Prediction", "Predictor", "Prepared", "batches", "point_name",
-           "run_facts"]
+           "refuse_newer", "run_facts"]
 
 Network = Callable[[np.ndarray], np.ndarray]  # (B, H, W, C) -> (B, K) calibrated probabilities
 Picture = str | os.PathLike[str] | np.ndarray
@@ -152,6 +152,17 @@ class Predictor:
             return to_probabilities(logits(batch), multi=labels.kind is LabelKind.multi)
 
         return cls(**facts, network=network, batch_size=batch_size)
+
+    @classmethod
+    def from_export(cls, path: str | os.PathLike[str], *, batch_size: int = 32) -> "Predictor":
+        """An ONNX file that ``export`` wrote; needs onnxruntime, no torch.
+
+        Raises:
+            InputError: It can't be read, isn't ours, or is of a newer version.
+        """
+        from finetune.prediction.onnx_model import load_onnx
+
+        return load_onnx(path, batch_size=batch_size)
 
     def with_views(self, tta: str) -> "Predictor":
         """The same model, answering with the mean of its probabilities over several views.
@@ -305,7 +316,7 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
                          f"{run.path} is not finished: python -m finetune resume {run.path}")
     environment = run.environment
     version = environment["versions"].get("finetune-images")
-    _refuse_newer(run.path, version)
+    refuse_newer(run.path, version)
     decisions = run.path / "decisions.json"
     seen = environment["data"].get("training_pictures")
     return {"spec": InputSpec.from_dict(environment["input_spec"]),
@@ -318,12 +329,17 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
             "seen": None if seen is None else SeenPictures.from_dict(seen)}
 
 
-def _refuse_newer(path: Path, version: str | None) -> None:
+def refuse_newer(path: object, version: str | None) -> None:
+    """Refuse what a later version than this one made.
+
+    Raises:
+        InputError: It is later.
+    """
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(".")[:3] if part.isdecimal()]
 
     if version is not None and numbers(version) > numbers(__version__):
-        raise InputError(f"{path} was trained with finetune {version}, this is {__version__}: "
+        raise InputError(f"{path} was made by finetune {version}, this is {__version__}: "
                          "use that version or a later one")
 
 

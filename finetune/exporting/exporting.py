@@ -1,0 +1,287 @@
+"""``export``: a run's network as a file, compared with the run before it gets its name."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.assembly import read_labelled
+from finetune.console import say, warn
+from finetune.data.given_pictures import GivenPictures
+from finetune.errors import CheckError, ConfigurationError, DataError, InputError, did_you_mean
+from finetune.evaluation.predictions import Predictions
+from finetune.exporting import formats
+from finetune.exporting.graph import ExportedModel
+from finetune.method import noise
+from finetune.models.prefix import folded_copy
+from finetune.prediction.model_facts import KEY, facts_to_json
+from finetune.prediction.network import load_plain_model
+from finetune.prediction.onnx_model import load_onnx
+from finetune.prediction.predictor import LIKELY, Predictor, Prepared, run_facts
+from finetune.run_directory import RunDirectory
+from finetune.specs import InputSpec, LabelSpec
+
+__all__ = ["FORMATS", "ExportOptions", "Parity", "check_parity", "export"]
+
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "timm": ""}
+PICTURES = 32     # that an export is compared on
+TOLERANCE = 1e-4  # of probabilities in 32-bit floats
+TIE = 0.01        # 16-bit floats may exchange classes whose probabilities differ by less
+BATCH = 8
+
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How ``export`` goes about it.
+
+    Attributes:
+        form: ``onnx``, ``pt2`` or ``timm``; None: by the file's name.
+        half: Weights and arithmetic of the network in 16-bit floats.
+        overwrite: Replace what an earlier export wrote.
+        pictures: What the export is compared on, as `GivenPictures` takes it; nothing: pictures of
+            the run's test part.
+    """
+
+    form: str | None = None
+    half: bool = False
+    overwrite: bool = False
+    pictures: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an export's answers compare with the run's.
+
+    Attributes:
+        pictures: Compared.
+        difference: The largest of a probability.
+        changed: Pictures that get another class, ties within `TIE` excepted.
+    """
+
+    pictures: int
+    difference: float
+    changed: int
+
+    def passes(self, *, half: bool) -> bool:
+        """Whether it is small enough: `TOLERANCE`, with 16-bit floats no other class."""
+        return self.changed == 0 if half else self.difference <= TOLERANCE
+
+
+def export(run: RunDirectory, target: Path, options: ExportOptions | None = None) -> Parity:
+    """Write a finished run's network as one ONNX file, a ``.pt2`` file or a folder for timm.
+
+    The answers of what was written are compared with the run's on real pictures first, one by one
+    and several at a time. Where they differ, nothing is left behind.
+
+    Args:
+        run: A finished one.
+        target: The file, or for timm the folder.
+        options: Unset: the defaults.
+
+    Raises:
+        InputError: The run isn't finished, the target exists, or there are no pictures.
+        CheckError: The network can't be exported, or the export's answers differ.
+    """
+    options = options or ExportOptions()
+    form = _form_of(target, options)
+    _check_target(target, form, overwrite=options.overwrite)
+    predictor = Predictor.from_run(run, batch_size=BATCH)
+    pictures = _pictures(run, predictor, options.pictures)
+    home = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        made = home / (target.name or "model")
+        _write(run, made, form, half=options.half)
+        parity = check_parity(predictor, _network_of(made, form, predictor), pictures)
+        if not parity.passes(half=options.half):
+            raise CheckError(_differs(parity, options.half))
+        size = sum(f.stat().st_size for f in (made.rglob("*") if made.is_dir() else [made]))
+        _put(made, target)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    _tell(target, form, size, parity, predictor)
+    return parity
+
+
+def check_parity(predictor: Predictor, network: Network, pictures: Sequence[Prepared]) -> Parity:
+    """Compare a network with a predictor's own, on each picture alone and on all at once.
+
+    Args:
+        predictor: The run's.
+        network: From pictures (B, H, W, C) to probabilities (B, K).
+        pictures: At the network's size; those that could not be read are left out.
+    """
+    batch = np.stack([each.pixels for each in pictures if each.pixels is not None])
+    wanted = np.concatenate([predictor.network(batch[i:i + BATCH])
+                             for i in range(0, len(batch), BATCH)])
+    together, alone = network(batch), np.concatenate([network(one[None]) for one in batch])
+    gaps = [np.abs(found - wanted) for found in (together, alone)]
+    difference = max(float(np.where(np.isfinite(gap), gap, np.inf).max()) for gap in gaps)
+    changed = [_changed(wanted, found, predictor.labels) for found in (together, alone)]
+    return Parity(len(batch), difference, max(changed))
+
+
+def _changed(wanted: np.ndarray, found: np.ndarray, labels: LabelSpec) -> int:
+    """Pictures that get another class, or other labels, where it was not a matter of chance."""
+    broken = ~np.isfinite(found).all(axis=1)
+    if not labels.is_exclusive:
+        other = (wanted >= LIKELY) != (found >= LIKELY)
+        return int(((other & (np.abs(wanted - LIKELY) > TIE)).any(axis=1) | broken).sum())
+    rows, now = np.arange(len(wanted)), np.where(broken[:, None], 0, found).argmax(axis=1)
+    return int(((wanted.max(axis=1) - wanted[rows, now] > TIE) | broken).sum())
+
+
+def _form_of(target: Path, options: ExportOptions) -> str:
+    named = next((form for form, end in FORMATS.items() if end and target.suffix == end), None)
+    form = options.form or named
+    if form is None:
+        raise ConfigurationError(f"export to {target}: which format? A name that ends with .onnx "
+                                 "or .pt2, or --format timm for a folder"
+                                 f"{did_you_mean(target.suffix, ['.onnx', '.pt2'])}")
+    if form not in FORMATS or (named or form) != form or (FORMATS[form] and named is None):
+        raise ConfigurationError(f"--format {form} does not go with {target}: an ONNX file ends "
+                                 "with .onnx, one of torch.export with .pt2; timm takes a folder")
+    return form
+
+
+def _check_target(target: Path, form: str, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent}; make it first")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{target} exists; --overwrite replaces it")
+    ours = (target / f"{KEY}.json").is_file() if form == "timm" else target.is_file()
+    if not ours:
+        raise InputError(f"{target} was not made by export and is not replaced; choose another "
+                         "name")
+
+
+def _pictures(run: RunDirectory, predictor: Predictor, words: Sequence[str]) -> list[Prepared]:
+    """Up to `PICTURES` at the network's size, spread over all that there are.
+
+    Raises:
+        DataError: None can be read.
+    """
+    prepared = (_given_pictures(predictor, words) if words else _own_pictures(run, predictor))
+    if all(each.pixels is None for each in prepared):
+        first = next((each.error for each in prepared), "there are none")
+        raise DataError(f"no picture to compare the export on ({first}); --pictures PATH names "
+                        "some, of the kind that the network was trained on")
+    return prepared
+
+
+def _given_pictures(predictor: Predictor, words: Sequence[str]) -> list[Prepared]:
+    given = _spread(list(GivenPictures(words)))
+    return [predictor.prepare(each.path, name=each.name) for each in given]
+
+
+def _own_pictures(run: RunDirectory, predictor: Predictor) -> list[Prepared]:
+    part = "test" if run.predictions_path("test").is_file() else "val"
+    names = _spread(Predictions.load(run.predictions_path(part)).ids)
+    data = run.config.data
+    root = str(run.path / "pictures") if data.root is None else data.root
+    try:
+        source = read_labelled(data, root)[0].source
+        return [predictor.prepare(source.read(name).pixels, name=name) for name in names]
+    except (DataError, OSError) as error:
+        raise DataError(f"the run's pictures can't be read ({error}); --pictures PATH names others "
+                        "to compare the export on") from error
+
+
+def _spread(items: list[Any]) -> list[Any]:
+    rows = np.linspace(0, len(items) - 1, min(PICTURES, len(items))).round().astype(int)
+    return [items[i] for i in rows]
+
+
+def _write(run: RunDirectory, made: Path, form: str, *, half: bool) -> None:
+    facts = run_facts(run)
+    spec: InputSpec = facts["spec"]
+    model = load_plain_model(run)
+    about = _about(run, facts, form, half)
+    if form == "timm":
+        made.mkdir()
+        formats.write_timm(model, spec, facts["labels"], made, about, half=half,
+                           name=run.config.model.name.partition(".")[0])
+        return
+    calibration = facts["decisions"] and facts["decisions"].calibration
+    graph = ExportedModel(folded_copy(model, noise(spec, 2, torch.device("cpu"))), spec,
+                          facts["labels"], calibration, half=half).eval()
+    write = formats.write_onnx if form == "onnx" else formats.write_pt2
+    write(graph, spec, made, about)
+
+
+def _about(run: RunDirectory, facts: dict[str, Any], form: str, half: bool) -> dict[str, str]:
+    """Metadata: one document for us, and what a person looks for."""
+    environment, origin = run.environment, facts["origin"]
+    export = {"format": form, "precision": "fp16" if half else "fp32", "torch": version("torch"),
+              "model": run.config.model.name, "data": environment["data"].get("fingerprint"),
+              "files": environment.get("files", {})}
+    if form == "onnx":
+        export["opset"] = formats.OPSET
+    stamp = {"rehearsal": "REHEARSAL: trained on generated pictures; the answers mean nothing"}
+    return {KEY: facts_to_json(facts, export), "classes": ", ".join(facts["labels"].class_names),
+            "licence of the starting weights": origin.licence or "unknown",
+            **(stamp if origin.rehearsal else {})}
+
+
+def _network_of(made: Path, form: str, predictor: Predictor) -> Network:
+    """The file that was written, as its users will read it."""
+    if form == "onnx":
+        return load_onnx(made).network
+    return formats.load_pt2(made) if form == "pt2" else _timm_network(made, predictor)
+
+
+def _timm_network(made: Path, predictor: Predictor) -> Network:
+    """Logits of timm, with the preparation and calibration that such a folder leaves out."""
+    calibration = None if predictor.decisions is None else predictor.decisions.calibration
+    graph = ExportedModel(formats.load_timm(made), predictor.spec, predictor.labels, calibration)
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(graph(torch.from_numpy(batch)).numpy(), np.float64)
+
+    return network
+
+
+def _differs(parity: Parity, half: bool) -> str:
+    if half:
+        return (f"with 16-bit floats {parity.changed} of {parity.pictures} pictures get another "
+                "class (or no answer); export without --half. Nothing was written")
+    return (f"the export's probabilities differ from the run's by up to {parity.difference:.2g} on "
+            f"{parity.pictures} pictures, more than {TOLERANCE:g}. Nothing was written")
+
+
+def _put(made: Path, target: Path) -> None:
+    """Give what was checked its name; an older one is only removed when the new one is there."""
+    if not made.is_dir():
+        made.replace(target)
+        return
+    old = made.with_name("replaced")
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+
+
+def _tell(target: Path, form: str, size: int, parity: Parity, predictor: Predictor) -> None:
+    spec = predictor.spec
+    say(f"wrote {target}: {size / 1e6:.1f} MB; {parity.pictures} pictures, one by one and "
+        f"together, answered as the run does: largest difference {parity.difference:.1e}")
+    shape = f"(batch, {spec.size[0]}, {spec.size[1]}, {spec.channels}) {spec.dtype.value}"
+    if form == "timm":
+        say(f'timm.create_model("local-dir:{target}", pretrained=True) gives logits; calibration, '
+            f"thresholds and sets are in {target / f'{KEY}.json'}, and not applied by timm")
+    else:
+        say(f"in: pictures {shape}, as decoded and resized; out: calibrated probabilities")
+    if form == "onnx":
+        say(f"use it without torch: python -m finetune predict {target} PATH ... --output FILE")
+    if predictor.origin.rehearsal:
+        warn("REHEARSAL: this network was trained on generated pictures; the file says so, and "
+             "each row that it predicts")

@@ -1,0 +1,62 @@
+"""The network with all that stands around it: decoded pictures in, calibrated probabilities out."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.evaluation.calibration import Calibration
+from finetune.specs import Dtype, InputSpec, LabelKind, LabelSpec
+
+__all__ = ["ExportedModel", "example_batch"]
+
+_DTYPES = {Dtype.uint8: torch.uint8, Dtype.uint16: torch.uint16, Dtype.float32: torch.float32}
+
+
+class ExportedModel(nn.Module):
+    """Pictures (B, H, W, C) of the spec's number type and size to probabilities (B, K) float32.
+
+    Args:
+        model: Normalised images (B, C, H, W) to logits (B, K).
+        spec: What a picture is.
+        labels: What the network answers.
+        calibration: Of the logits; None leaves them as they are.
+        half: Compute the network in 16-bit floats; what stands around it stays in 32 bits.
+    """
+
+    low: Tensor
+    span: Tensor
+    factor: Tensor
+    offset: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, model: nn.Module, spec: InputSpec, labels: LabelSpec,
+                 calibration: Calibration | None, *, half: bool = False) -> None:
+        super().__init__()
+        self.model = model.half() if half else model
+        self.kind = torch.float16 if half else torch.float32
+        self.several = labels.kind is LabelKind.multi
+        low, high = spec.value_range
+        mean, std = np.array(spec.mean), np.array(spec.std)
+        width = labels.output_width
+        given: dict[str, Any] = {
+            "low": low, "span": max(high - low, 1e-12), "factor": 1 / std, "offset": -mean / std,
+            "scale": calibration.scale if calibration is not None else [1.0] * width,
+            "bias": calibration.bias if calibration is not None else [0.0] * width}
+        for name, values in given.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Calibrated probabilities (B, K)."""
+        unit = ((pictures.to(torch.float32) - self.low) / self.span).clamp(0.0, 1.0)
+        images = (unit * self.factor + self.offset).permute(0, 3, 1, 2)
+        answers: Tensor = self.model(images.to(self.kind)).to(torch.float32)
+        logits = answers * self.scale + self.bias
+        return logits.sigmoid() if self.several else logits.softmax(dim=1)
+
+
+def example_batch(spec: InputSpec, count: int = 2) -> Tensor:
+    """Pictures (count, H, W, C) of zeros, in the spec's number type."""
+    return torch.zeros((count, *spec.size, spec.channels), dtype=_DTYPES[spec.dtype])

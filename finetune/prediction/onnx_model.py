@@ -1,0 +1,105 @@
+"""An exported ONNX file in use, through onnxruntime; no torch here."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import FinetuneError, InputError
+from finetune.prediction.model_facts import KEY, json_to_facts
+from finetune.prediction.predictor import Predictor
+from finetune.specs import InputSpec
+
+__all__ = ["INPUT", "OUTPUT", "load_onnx"]
+
+INPUT, OUTPUT = "pictures", "probabilities"  # of the graph
+_TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
+
+
+def load_onnx(path: str | os.PathLike[str], *, batch_size: int = 32) -> Predictor:
+    """A model that ``export`` wrote.
+
+    Args:
+        path: The file.
+        batch_size: Pictures at a time.
+
+    Raises:
+        InputError: It can't be read, isn't ours, is of a newer version, or onnxruntime isn't
+            installed.
+    """
+    file = Path(path)
+    session = _open(file)
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        raise InputError(f"{file} was not exported by finetune: it does not say which classes it "
+                         "knows and how pictures are prepared")
+    facts, _ = json_to_facts(text, str(file))
+    _check_graph(session, facts["spec"], facts["labels"].output_width, file)
+    return Predictor(**facts, network=_network(session, file), batch_size=batch_size)
+
+
+def _open(file: Path) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise InputError(f"{file} needs the package onnxruntime, which is not installed: "
+                         'python -m pip install "finetune-images[predict]"') from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong is raised
+    found = set(onnxruntime.get_available_providers())
+    wanted: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
+    try:
+        content = file.read_bytes()  # from bytes: data outside of the file are not followed
+        return onnxruntime.InferenceSession(
+            content, options, providers=[each for each in wanted if each[0] in found])
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror or error}") from error
+    except _failures() as error:
+        raise InputError(f"{file} is no ONNX model that can be used: {_first_line(error)}"
+                         ) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its errors have no class in common but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [kind for kind in vars(state).values()
+           if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError)
+
+
+def _check_graph(session: Any, spec: InputSpec, width: int, file: Path) -> None:
+    """Refuse a graph that isn't what its document says.
+
+    Raises:
+        InputError: Other names, types or shapes.
+    """
+    taken = {each.name: (each.type, list(each.shape)) for each in session.get_inputs()}
+    given = {each.name: (each.type, list(each.shape)) for each in session.get_outputs()}
+    kind, shape = taken.get(INPUT, ("", []))
+    wanted = [*spec.size, spec.channels]
+    answers = given.get(OUTPUT, ("", []))[1]
+    if (set(taken) != {INPUT} or kind != _TYPES[spec.dtype.value] or shape[1:] != wanted
+            or answers[1:] != [width]):
+        raise InputError(f"{file}: the network takes {taken} and gives {given}, and not "
+                         f"{spec.dtype.value} pictures (batch, {', '.join(map(str, wanted))}) and "
+                         f"probabilities (batch, {width}): the file was changed")
+
+
+def _network(session: Any, file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    failures = _failures()
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        try:
+            (odds,) = session.run([OUTPUT], {INPUT: np.ascontiguousarray(batch)})
+        except failures as error:
+            raise FinetuneError(f"{file}: {_first_line(error)}") from error
+        return np.asarray(odds, np.float64)
+
+    return network
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
