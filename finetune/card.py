@@ -81,12 +81,12 @@ def _names(path: Path) -> set[str]:
 
 
 def _without(texts: Iterable[str], names: set[str]) -> list[str]:
-    """The texts with ``[…]`` in place of each name; long names first, since they hold others."""
+    """The texts with an ellipsis in place of each name; long names first, since they hold others."""
     found = []
     for text in texts:
         there = sorted((name for name in names if name in text), key=len, reverse=True)
         pattern = "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in there)
-        found.append(re.sub(pattern, "[…]", text) if there else text)
+        found.append(re.sub(pattern, "…", text) if there else text)
     return found
 
 
