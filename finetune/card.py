@@ -81,7 +81,7 @@ def _names(path: Path) -> set[str]:
 
 
 def _without(texts: Iterable[str], names: set[str]) -> list[str]:
-    """The texts with an ellipsis in place of each name; long names first, since they hold others."""
+    """The texts with an ellipsis for each name; long ones first, since they hold others."""
     found = []
     for text in texts:
         there = sorted((name for name in names if name in text), key=len, reverse=True)

@@ -33,8 +33,8 @@ SPEC = {"size": [64, 48], "channels": 3, "channel_names": ["red", "green", "blue
 HOSTILE = ["<script>alert(1)</script>", "a|b `c` \\|", "---", "x\n\n# y\r\n> z", "\\(y\\) $$x$$",
            "[x](javascript:alert(1))", "![x](http://example.org/x.png)", "&lt;b&gt; &#60;i>",
            "*b* _i_ __k__ ~~s~~", "https://example.org www.example.org a@example.org",
-           "{{ 7 * 7 }}{% raw %}", "<https://example.org>", "</td></table>", "- l", "1. m", "+", "=",
-           "\x00\x1b[31m\u2028\u202etxt", "\udce4", "<!-- c", "```", "# h", "    code", "[^1]: n",
+           "{{ 7 * 7 }}{% raw %}", "<https://example.org>", "</td></table>", "- l", "1. m", "+",
+           "=", "\x00\x1b[31m\u2028\u202etxt", "\udce4", "<!-- c", "```", "# h", "    code", "[^1]: n",
            "'\": yes", "snake_case_name", MARK]
 
 
@@ -67,8 +67,8 @@ def finished(folder, names=("well", "ill"), *, multi=False, kind=None, columns=N
 
 def decided(run):
     val, test = (Predictions.load(run.predictions_path(part)) for part in ("val", "test"))
-    decisions = fit_decisions(val, settings=DecisionSettings(sensitivity=0.9, answered_accuracy=0.8),
-                              seed=0, biased_training=False)
+    wishes = DecisionSettings(sensitivity=0.9, answered_accuracy=0.8)
+    decisions = fit_decisions(val, settings=wishes, seed=0, biased_training=False)
     return measure_decisions(decisions, test)
 
 
@@ -129,7 +129,8 @@ def test_stored_intervals_are_told_not_computed_anew(tmp_path):
 @pytest.mark.parametrize(("names", "more", "told"), [
     (("x", "y", "z"), {"multi": True}, "whether a picture has it"),
     (("mild", "moderate", "severe"), {"kind": "ordinal"}, "from the lowest up"),
-    (tuple("abcde"), {"groups": True}, "| by group ("), (tuple(map(str, range(60))), {}, "20 more")])
+    (tuple("abcde"), {"groups": True}, "| by group ("),
+    (tuple(map(str, range(60))), {}, "20 more")])
 def test_all_kinds_of_labels_have_a_card(tmp_path, names, more, told):
     text = card_of(finished(tmp_path / "run", names, **more))
     assert told in text and "None" not in text.replace("None of", "")
@@ -286,7 +287,7 @@ def problems(text):
             needed = [result["task"]["type"], result["dataset"]["type"], result["dataset"]["name"],
                       *(metric["type"] for metric in result["metrics"])]
             found += [] if all(isinstance(n, str) and n for n in needed) else ["names"]
-            found += [] if all(isinstance(m["value"], float) for m in result["metrics"]) else ["value"]
+            found += [m["type"] for m in result["metrics"] if not isinstance(m["value"], float)]
     return found
 
 

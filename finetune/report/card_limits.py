@@ -24,8 +24,8 @@ def _rehearsal(facts: Facts) -> list[str]:
 
 def _no_test(facts: Facts) -> list[str]:
     return [] if facts.part == "test" else [
-        "There is no test part. The numbers are of validation pictures, which also chose the epoch: "
-        "they are too good."]
+        "There is no test part. The numbers are of validation pictures, which also chose the "
+        "epoch: they are too good."]
 
 
 def _leaks(facts: Facts) -> list[str]:
@@ -73,8 +73,8 @@ def _few(facts: Facts) -> list[str]:
 def _subgroups(facts: Facts) -> list[str]:
     columns = facts.metrics.get("subgroups", {}).get("columns", {})
     if not columns:
-        return ["Whether the model fails more often for some subgroups (sites, devices, people) was "
-                "not measured."]
+        return ["Whether the model fails more often for some subgroups (sites, devices, people) "
+                "was not measured."]
     uneven = [name for name, found in columns.items()
               if (found.get("test") or {}).get("more_than_chance")]
     return [f"How often it is right differs by {first_of(uneven)}, by more than chance."] \
@@ -99,8 +99,8 @@ def _probabilities(facts: Facts) -> list[str]:
 
 def _closed(facts: Facts) -> list[str]:
     spec = facts.environment["label_spec"]
-    base = ("The share of right answers among the positive ones (precision) holds where classes are "
-            "as frequent as in the measured pictures.")
+    base = ("The share of right answers among the positive ones (precision) holds where classes "
+            "are as frequent as in the measured pictures.")
     return [base] if spec["kind"] == "multi" else [
         f"It answers one of its {len(spec['class_names'])} classes for every picture, also for one "
         "that shows something else.", base]

@@ -63,8 +63,10 @@ def _card_data(facts: Facts, name: str) -> "ModelCardData":
     shown = facts.part == "test" and not facts.environment.get("rehearsal")
     results = _results(facts) if shown else []
     known = [each.metric_type for each in results if each.metric_type in HUB_METRICS.values()]
+    licence = licence_fields(facts.environment["weights"])
     return ModelCardData(
-        **licence_fields(facts.environment["weights"]), library_name="finetune",
+        license=licence.get("license"), license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"), library_name="finetune",
         pipeline_tag=TASK, tags=_tags(facts), base_model=base_model(facts.environment["weights"]),
         metrics=list(dict.fromkeys(known)) or None, model_name=name if results else None,
         eval_results=results or None)

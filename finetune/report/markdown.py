@@ -15,9 +15,9 @@ _BLOCK = re.compile(r"^(\d{1,9})?([-+=.)])(?=[-+=\s]|$)")   # a list, a rule, a 
 
 
 def on_one_line(text: str) -> str:
-    """The text without line ends and without what can't be printed.
+    r"""The text without line ends and without what can't be printed.
 
-    >>> on_one_line(" a\\n---\\tb\\x00 ")
+    >>> on_one_line(" a\n---\tb\x00 ")
     'a --- b'
     """
     lines = re.sub("[\ud800-\udfff]", "\ufffd", " ".join(text.split()))
@@ -25,12 +25,12 @@ def on_one_line(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """The text on one line, as CommonMark and GitHub's tables show it: as it is, and nothing else.
+    r"""The text on one line, as CommonMark and GitHub's tables show it: as it is, and nothing else.
 
     No HTML, link, picture, emphasis, code, formula, cell or list comes of it.
 
     >>> escape_markdown("<b>a_b</b> | [x](javascript:1) `c`")
-    '&lt;b&gt;a_b&lt;/b&gt; \\\\| \\\\[x\\\\](javascript:1) \\\\`c\\\\`'
+    '&lt;b&gt;a_b&lt;/b&gt; \\| \\[x\\](javascript:1) \\`c\\`'
     """
     found = _LONE_UNDERSCORE.sub(r"\\_", on_one_line(text).translate(_ACTIVE))
     return _BLOCK.sub(r"\1\\\2", _LINK.sub(lambda match: f"\\{match.group()}", found))
