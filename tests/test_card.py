@@ -34,7 +34,8 @@ HOSTILE = ["<script>alert(1)</script>", "a|b `c` \\|", "---", "x\n\n# y\r\n> z",
            "[x](javascript:alert(1))", "![x](http://example.org/x.png)", "&lt;b&gt; &#60;i>",
            "*b* _i_ __k__ ~~s~~", "https://example.org www.example.org a@example.org",
            "{{ 7 * 7 }}{% raw %}", "<https://example.org>", "</td></table>", "- l", "1. m", "+",
-           "=", "\x00\x1b[31m\u2028\u202etxt", "\udce4", "<!-- c", "```", "# h", "    code", "[^1]: n",
+           "=",
+           "\x00\x1b[31m\u2028\u202etxt", "\udce4", "<!-- c", "```", "# h", "    code", "[^1]: n",
            "'\": yes", "snake_case_name", MARK]
 
 

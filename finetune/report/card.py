@@ -22,6 +22,7 @@ from finetune.report.card_metadata import (
     metric_title,
 )
 from finetune.report.claim import Facts
+from finetune.report.drawing import metric_titles
 from finetune.report.html import SPLITS
 from finetune.report.markdown import escape_markdown
 from finetune.report.mistakes import find_confusions
@@ -32,9 +33,8 @@ __all__ = ["MARK", "left_for_a_person", "render_card"]
 MARK = "> **To be filled in by a person:** "
 MOST_CLASSES = 40  # rows of a table by class
 CONFUSIONS = 5
-COLUMNS = {"recall": "recall (sensitivity)", "specificity": "specificity",
-           "precision": "precision (PPV)", "f1": "F1", "roc_auc": "ROC-AUC",
-           "support": "pictures"}
+COLUMNS = {"support": "pictures", "recall": "recall (sensitivity)", "specificity": "specificity",
+           "precision": "precision (PPV)", "roc_auc": "ROC-AUC"}
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -64,7 +64,8 @@ def render_card(facts: Facts, *, name: str, history: Sequence[Mapping[str, Any]]
         fits=[entry["fit"] for entry in history if entry.get("fit")], warnings=warnings,
         data_name=data_name(facts), base_model=base_model(weights),
         licence=licence_fields(weights), limits=find_limits(facts), splits=SPLITS, parts=PARTS,
-        part=PARTS[facts.part], headline=_headline(facts), columns=COLUMNS,
+        part=PARTS[facts.part], titles=metric_titles(single="balanced_accuracy" in values),
+        shortcuts=facts.metrics.get("shortcuts", []), headline=_headline(facts), columns=COLUMNS,
         confusions=_confusions(values), seen=facts.data.get("training_pictures"),
         **_classes(facts))
 
