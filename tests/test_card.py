@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from run_builder import build_run, environment
 
 from finetune import __version__
+from finetune.__main__ import main
 from finetune.card import write_card
 from finetune.errors import InputError
 from finetune.evaluation.decision_measures import measure_decisions
@@ -26,6 +27,7 @@ from finetune.evaluation.subgroups import measure_subgroups
 from finetune.report.card import MARK, left_for_a_person
 from finetune.report.card_metadata import HUB_LICENCES, base_model, licence_fields
 from finetune.report.markdown import escape_markdown
+from finetune.run_directory import RunDirectory
 
 SPEC = {"size": [64, 48], "channels": 3, "channel_names": ["red", "green", "blue"],
         "dtype": "uint8", "value_range": [0.0, 255.0], "mean": [0.5] * 3, "std": [0.25] * 3,
@@ -121,7 +123,7 @@ def test_stored_intervals_are_told_not_computed_anew(tmp_path):
     metrics["intervals"] = {"test": dict(read_facts(run).intervals)}
     metrics["intervals"]["test"]["accuracy"] |= {"low": 0.1234, "high": 0.8765, "reliable": False}
     (run.path / "metrics.json").write_text(json.dumps(metrics))
-    assert "(0.123\u00a0to\u00a00.876\u00a0≈)" in card_of(run)
+    assert "(0.123\u00a0to\u00a00.876 ≈)" in card_of(run)
     value = next(m for m in ModelCard(card_of(run)).data.eval_results
                  if m.metric_type == "accuracy")
     assert value.metric_name == ("Accuracy (95 % interval 0.123 to 0.876, not to be relied on)")
@@ -380,6 +382,17 @@ def test_hostile_names_change_nothing_but_the_text(tmp_path):
     data = ModelCard(evil[0]).data
     assert data.eval_results[0].dataset_name == one_line(HOSTILE[5].replace("/", " "))
     assert not problems(evil[0])
+
+
+@pytest.mark.slow
+def test_a_real_rehearsal_has_a_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipe=medical", "training.epochs=1", "output_dir=runs", "device=cpu"]) == 0
+    run = RunDirectory.open(next((tmp_path / "runs").glob("rehearsal-*")))
+    text = card_of(run)
+    assert "# REHEARSAL: " in text and "generated sample pictures" in text
+    assert not re.search("[(]train[)]|Undefined|None,", text.replace("… (train)", ""))
+    assert not problems(text) and str(ModelCard(text)) == text
 
 
 # What it refuses
