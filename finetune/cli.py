@@ -92,5 +92,6 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": runs.verify_command, "evidence": runs.evidence_command,
     "compare": runs.compare_command,
     "predict": use.predict_command, "export": use.export_command,
+    "card": use.card_command,
     "weights": keeping.weights_command, "cache": keeping.cache_command,
 }

@@ -67,7 +67,8 @@ def read_facts(run: RunDirectory) -> Facts:
     metrics = run.metrics
     part = "test" if "test" in metrics else "val"
     settings: Any = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-    intervals = compute_intervals(Predictions.load(run.predictions_path(part)), metrics[part])
+    intervals = metrics.get("intervals", {}).get(part) or compute_intervals(
+        Predictions.load(run.predictions_path(part)), metrics[part])
     return Facts(run.environment, settings, metrics, part, intervals, hash_file(run.best_weights),
                  _divided_groups(run.path / "splits.csv"), len(read_heat_maps(run.path)),
                  count_looks(run) if part == "test" else 0)

@@ -23,7 +23,7 @@ LAYERS = [
     {"session", "frozen", "fitting", "results", "starting", "wise_ft", "explaining"},
     {"plan", "run", "inspect_models", "folds", "random_split", "launch", "auditing",
      "label_errors", "verifying", "evidence", "tracked_runs", "runs_index", "study",
-     "rate_finder", "prediction", "exporting"},
+     "rate_finder", "prediction", "exporting", "card"},
     {"comparison", "runs_tree"},
     {"api", "cli", "commands", "__init__", "__main__"},
 ]

@@ -66,7 +66,7 @@ def test_scripts_in_commands_exist_and_commands_are_known(page):
         assert (ROOT / script).exists(), script
     known = {"ls", "show", "cp", "plan", "lr-find", "resume", "evaluate", "report", "keys",
              "summary", "weights", "cache", "audit", "mislabeled", "verify", "evidence",
-             "compare", "predict", "-m"}
+             "compare", "predict", "export", "card", "-m"}
     words = re.findall(r"python -m finetune (\S+)", commands)
     assert [word for word in words if word not in known and "=" not in word] == []
 

@@ -66,6 +66,8 @@ Use of a model
   export RUN FILE [--format onnx|pt2|timm] [--half] [--pictures PATH] [--overwrite]
                           the network with preparation and calibration as NAME.onnx or NAME.pt2, or
                           as a folder for timm; compared with the run before it is given out
+  card RUN [--output FILE.md | DIR] [--overwrite]
+                          a model card as Markdown, with metadata for the Hugging Face hub
 
 Weights without a network
   weights ls              which are on this machine, where, under which licence

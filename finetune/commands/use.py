@@ -4,7 +4,21 @@ from pathlib import Path
 
 from finetune.commands.parsing import command_parser, single_run
 
-__all__ = ["export_command", "predict_command"]
+__all__ = ["card_command", "export_command", "predict_command"]
+
+
+def card_command(words: list[str]) -> int:
+    """Write a run's model card."""
+    parser = command_parser("card", ["run"])
+    parser.add_argument("--output", metavar="FILE", type=Path,
+                        help="a .md file, or a folder: README.md in it; default: in the run")
+    parser.add_argument("--overwrite", action="store_true", help="replace a card that is there")
+    given = parser.parse_args(words)
+    run = single_run(given.run)
+    from finetune.card import write_card
+
+    write_card(run, given.output and given.output.expanduser(), overwrite=given.overwrite)
+    return 0
 
 
 def export_command(words: list[str]) -> int:
