@@ -201,6 +201,20 @@ def test_all_sections_of_many_classes_and_noise_stay_one_small_file(tmp_path):
         assert heading in text, heading
 
 
+def test_the_worst_subgroup_is_named_in_words(tmp_path):
+    names = ["healthy", "ill"]
+    run = build_run(tmp_path, names, count=400)
+    found = {part: Predictions.load(run.predictions_path(part)) for part in ("val", "test")}
+    hospital = [f"hospital {i % 3}" for i in range(400)]
+    metrics = measure_answers(found, {"hospital": hospital}) | {
+        "selection": run.metrics["selection"]}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    worst = metrics["subgroups"]["columns"]["hospital"]["worst"]
+    text = page(run)
+    assert f"{worst['value']}, {100 * worst['against_expected']:+.1f} points" in text
+    assert "against_expected" not in text and "{&#39;" not in text
+
+
 def test_shares_of_decisions_on_few_pictures_are_flagged(tmp_path):
     run = build_run(tmp_path, ["healthy", "ill"])
     few, many = [{"value": 0.5, "low": 0.1, "high": 0.9, "reliable": r} for r in (False, True)]
