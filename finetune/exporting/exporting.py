@@ -272,8 +272,10 @@ def _put(made: Path, target: Path) -> None:
 
 def _tell(target: Path, form: str, size: int, parity: Parity, predictor: Predictor) -> None:
     spec = predictor.spec
+    same = "as the run does" if parity.passes(half=False) else "with the run's classes"
     say(f"wrote {target}: {size / 1e6:.1f} MB; {parity.pictures} pictures, one by one and "
-        f"together, answered as the run does: largest difference {parity.difference:.1e}")
+        f"together, are answered {same}: largest difference of a probability "
+        f"{parity.difference:.1e}")
     shape = f"(batch, {spec.size[0]}, {spec.size[1]}, {spec.channels}) {spec.dtype.value}"
     if form == "timm":
         say(f'timm.create_model("local-dir:{target}", pretrained=True) gives logits; calibration, '
