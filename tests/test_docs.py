@@ -84,7 +84,8 @@ def run_shell(page, folder, limit):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "told"), [("recipes", "ward"), ("method", "what would train"),
-                                            ("data", "split.csv"), ("studies", "head_only")])
+                                            ("data", "split.csv"), ("studies", "head_only"),
+                                            ("from_pictures_to_use", "wrote later.json")])
 def test_the_commands_of_a_page_run(name, told, tmp_path):
     assert told in run_shell(ROOT / "docs" / f"{name}.md", tmp_path, 300)
 
