@@ -1,4 +1,4 @@
-"""What a run keeps of its training pictures' features, so that it can say of others: far from these.
+"""What a run keeps of its training pictures' features, so that others can be said to be far.
 
 It happens once, of the chosen weights, folded as they are measured and used. Training pictures as
 evaluation shows them fit the distance; validation pictures, on the way through the network that

@@ -21,7 +21,7 @@ from finetune.errors import DataError
 from finetune.evaluation.proportions import count_proportion
 from finetune.files import write_bytes
 
-__all__ = ["AXES", "LEVEL", "FarLimit", "Familiarity", "FeatureGaussian", "find_limit",
+__all__ = ["AXES", "LEVEL", "Familiarity", "FarLimit", "FeatureGaussian", "find_limit",
            "fit_familiarity", "fit_gaussian", "measure_far", "read_limit"]
 
 AXES = 64     # principal axes of a part with a variance of their own
@@ -234,7 +234,7 @@ def fit_gaussian(features: np.ndarray, *, axes: int = AXES,
         shrinkage = float(ledoit_wolf_shrinkage(rows, assume_centered=True))
     values, vectors = _principal(rows, min(axes, rows.shape[1]))
     total, width = float((rows ** 2).sum()) / len(rows), rows.shape[1]
-    floor = max(shrinkage, 1e-6) * total / width
+    floor = max(shrinkage, 1e-9) * total / width
     left = width - len(values)
     rest = (1 - shrinkage) * (total - values.sum()) / left + floor if left else np.inf
     return FeatureGaussian(mean, scale, vectors,

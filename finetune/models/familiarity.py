@@ -61,7 +61,7 @@ class WithFeatures(nn.Module):
 
     Attributes:
         network: Gives logits; used, not copied.
-        names: From `find_feature_modules`.
+        names: From `find_feature_modules`; none: no features.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
@@ -192,7 +192,8 @@ def _keeping(model: nn.Module, names: Sequence[str], found: dict[str, Tensor]) -
         found[names[-1]] = _pooled(inputs[0], model)
 
     hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names[:-1]]
-    hooks.append(model.get_submodule(names[-1]).register_forward_pre_hook(keep_input))
+    hooks += [model.get_submodule(name).register_forward_pre_hook(keep_input)
+              for name in names[-1:]]
     try:
         yield
     finally:
