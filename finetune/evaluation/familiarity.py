@@ -25,6 +25,7 @@ __all__ = ["AXES", "LEVEL", "Familiarity", "FarLimit", "FeatureGaussian", "find_
            "fit_familiarity", "fit_gaussian", "measure_far", "read_limit"]
 
 AXES = 64     # principal axes of a part with a variance of their own
+FAINTEST = 0.01  # of the largest deviation: what hardly varies is taken to vary so much
 LEVEL = 0.99  # of validation pictures lie within the limit
 KINDS = ("mean", "scale", "axes", "widths", "rest")
 
@@ -212,8 +213,8 @@ def fit_gaussian(features: np.ndarray, *, axes: int = AXES,
                  shrinkage: float | None = None) -> FeatureGaussian | None:
     """The Gaussian of features (N, D) of one part; None where they are all the same.
 
-    Features that never vary get the largest deviation of the others, so that they count where they
-    leave their value far behind.
+    Features that hardly vary are divided by `FAINTEST` of the largest deviation, so that they count
+    where they leave their value, but not beyond all measure.
 
     Args:
         features: Of training pictures.
@@ -228,7 +229,7 @@ def fit_gaussian(features: np.ndarray, *, axes: int = AXES,
     largest = float(deviations.max())
     if not largest > 1e-12 * float(np.abs(rows).max()):
         return None
-    scale = 1 / np.where(deviations > 1e-6 * largest, deviations, largest)
+    scale = 1 / np.maximum(deviations, FAINTEST * largest)
     rows = (rows - mean) * scale
     if shrinkage is None:
         shrinkage = float(ledoit_wolf_shrinkage(rows, assume_centered=True))

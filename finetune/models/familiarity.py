@@ -6,8 +6,10 @@ enters the classifier. Lee et al. 2018 (arXiv:1807.03888) take the same means of
 with the network.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,9 @@ class NoFeatures(FinetuneError):
 def find_feature_modules(model: nn.Module, images: Tensor) -> list[str]:
     """Modules whose answers are features, and last the classifier, whose input is.
 
-    The others give the last feature map (B, C, H, W) of each resolution above 1 x 1; that of the
-    last resolution is left out where it has as many channels as the classifier takes. Once tokens
-    (B, N, C) come, as in transformers, no map is looked for.
+    The others give the last feature map (B, C, H, W) of each resolution above 1 x 1; the last one
+    is left out where its mean is what the classifier takes. Once tokens (B, N, C) come, as in
+    transformers, no map is looked for.
 
     Args:
         model: In eval mode; unchanged.
@@ -44,16 +46,14 @@ def find_feature_modules(model: nn.Module, images: Tensor) -> list[str]:
         raise NoFeatures(f"{type(model).__name__} has {len(heads)} classifiers "
                          f"({', '.join(heads)})")
     calls = _watched(model, images, heads[0])
-    given = [inputs for name, inputs in calls if name == heads[0]]
-    if len(given) != 1 or not isinstance(given[0], Tensor) or len(given[0]) != len(images):
+    given = [call.pooled for call in calls if call.name == heads[0]]
+    if len(given) != 1 or given[0] is None:
         raise NoFeatures(f"the classifier {heads[0]} of {type(model).__name__} is called "
                          f"{len(given)} times in a pass, or takes no single tensor")
-    width = _pooled(given[0], model).shape[1]
-    maps = _last_maps(model, [call for call in calls if call[0] != heads[0]], len(images))
-    names = list(maps)
-    if names and maps[names[-1]] == width:
-        names.pop()
-    return [*names, heads[0]]
+    maps = _last_maps(model, [call for call in calls if call.name != heads[0]])
+    if maps and _same(maps[-1].pooled, given[0]):
+        maps.pop()
+    return [*(call.name for call in maps), heads[0]]
 
 
 class WithFeatures(nn.Module):
@@ -127,15 +127,27 @@ class WithDistance(nn.Module):
         return logits, self.distance(features)
 
 
-def _watched(model: nn.Module, images: Tensor, head: str) -> list[tuple[str, Any]]:
-    """Modules and what they answered, in the order in which they ended; the head's first input."""
-    calls: list[tuple[str, Any]] = []
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    shape: tuple[int, ...]
+    pooled: Tensor | None  # None where it is no tensor, or not one row for each picture
+
+
+def _watched(model: nn.Module, images: Tensor, head: str) -> list[_Call]:
+    """Modules and what they answered, in the order in which they ended; the head's input."""
+    calls: list[_Call] = []
+
+    def told(name: str, value: Any) -> None:
+        good = isinstance(value, Tensor) and value.ndim > 1 and len(value) == len(images)
+        calls.append(_Call(name, tuple(value.shape) if good else (),
+                           _pooled(value, model) if good else None))
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: calls.append((name, output))
+        return lambda module, inputs, output: told(name, output)
 
     def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        calls.append((head, inputs[0] if len(inputs) == 1 else None))
+        told(head, inputs[0] if len(inputs) == 1 else None)
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()
              if name and name != head and not name.startswith(f"{head}.")]
@@ -149,21 +161,24 @@ def _watched(model: nn.Module, images: Tensor, head: str) -> list[tuple[str, Any
     return calls
 
 
-def _last_maps(model: nn.Module, calls: Sequence[tuple[str, Any]], batch: int) -> dict[str, int]:
-    """The last module of each resolution and its channels; modules that run twice aside."""
-    names = [name for name, _ in calls]
-    last: dict[tuple[int, ...], tuple[str, int]] = {}
-    for name, output in calls:
-        if not isinstance(output, Tensor) or len(output) != batch:
-            continue
-        if output.ndim == 3:
+def _last_maps(model: nn.Module, calls: Sequence[_Call]) -> list[_Call]:
+    """The last call of each resolution; modules that run twice aside."""
+    counts = Counter(call.name for call in calls)
+    last: dict[tuple[int, ...], _Call] = {}
+    for call in calls:
+        if len(call.shape) == 3:
             break
-        if output.ndim == 4 and names.count(name) == 1:
-            shape = tuple(output.shape[i] for i in _sides(model))
-            if min(shape) > 1:
-                last.pop(shape, None)
-                last[shape] = name, _pooled(output, model).shape[1]
-    return dict(last.values())
+        if len(call.shape) == 4 and counts[call.name] == 1:
+            sides = tuple(call.shape[i] for i in _sides(model))
+            last.pop(sides, None)
+            last |= {sides: call} if min(sides) > 1 else {}
+    return list(last.values())
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether both are the same features, but for rounding."""
+    return (one is not None and other is not None and one.shape == other.shape
+            and torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max())))
 
 
 def _sides(model: nn.Module) -> tuple[int, int]:
