@@ -42,14 +42,14 @@ class LearnedFeatures:
         gaussians: One for each.
         trained_on: So many training pictures.
         reason: Why there are none, or empty.
-        distances: For each part of the data (N, L), in the order of its pictures.
+        passed: For each part of the data distances (B, L), a batch after the other.
     """
 
     names: list[str] = field(default_factory=list)
     gaussians: list[FeatureGaussian] = field(default_factory=list)
     trained_on: int = 0
     reason: str = ""
-    distances: dict[str, np.ndarray] = field(default_factory=dict)
+    passed: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def watching(self, part: str) -> Callable[[nn.Module], nn.Module]:
         """Puts around a network what keeps the distances of a part's pictures as they pass."""
@@ -59,8 +59,7 @@ class LearnedFeatures:
         def keep(features: list[np.ndarray]) -> None:
             rows = [gaussian.distance(each) for gaussian, each in zip(
                 self.gaussians, features, strict=True)]
-            before = self.distances.get(part, np.empty((0, len(rows))))
-            self.distances[part] = np.concatenate([before, np.stack(rows, axis=1)])
+            self.passed.setdefault(part, []).append(np.stack(rows, axis=1))
 
         return wrapped
 
@@ -73,6 +72,7 @@ class _Watching(nn.Module):
         self.inner, self.keep = inner, keep
 
     def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor
         logits, features = self.inner(images)
         self.keep([each.cpu().numpy() for each in features])
         return logits
@@ -126,17 +126,18 @@ def keep_familiarity(run: RunDirectory, learned: LearnedFeatures, data: Data) ->
     try:
         if learned.reason:
             raise NoFeatures(learned.reason)
-        found = fit_familiarity(learned.names, learned.gaussians, learned.distances["val"],
+        found = fit_familiarity(learned.names, learned.gaussians,
+                                np.concatenate(learned.passed["val"]),
                                 trained_on=learned.trained_on)
     except (NoFeatures, DataError) as error:
         say(f"how far pictures are from those of training can't be told: {error}")
         return {"familiarity": {"reason": str(error)}}
     found.save(run.familiarity)
-    told: dict[str, Any] = {**found.limit.to_dict(), "trained_on": found.trained_on,
-                            "parts": list(found.names)}
-    if "test" in learned.distances:
-        told["test"] = measure_far(found.join(learned.distances["test"]), found.limit,
-                                   data.part("test").groups)
+    told: dict[str, Any] = {**found.limit.to_dict(), "expected": found.limit.expected,
+                            "trained_on": found.trained_on, "parts": list(found.names)}
+    if "test" in learned.passed:
+        distances = found.join(np.concatenate(learned.passed["test"]))
+        told["test"] = measure_far(distances, found.limit, data.part("test").groups)
         say(f"far from the training pictures: {_share(told['test'])} of test pictures")
     return {"familiarity": told}
 
@@ -146,8 +147,8 @@ def far_warnings(metrics: Mapping[str, Any]) -> list[str]:
     test = metrics["familiarity"].get("test")
     if test is None or test["surprise"] is None or test["surprise"] >= SURPRISING:
         return []
-    return [f"{_share(test)} of test pictures are far from the training pictures for the network, "
-            f"of validation pictures about 1 %: test is unlike train and validation"]
+    return [f"{_share(test)} of test pictures are far from the training pictures for the network; "
+            f"were they like validation's, it would be {metrics['familiarity']['expected']:.1%}"]
 
 
 def _share(found: Mapping[str, Any]) -> str:

@@ -112,7 +112,8 @@ class FeatureGaussian:
         shifted = (np.asarray(features, np.float64) - self.mean) * self.scale
         along = shifted @ self.axes
         beside = (shifted - along @ self.axes.T) * self.rest
-        return np.sqrt(((along * self.widths) ** 2).sum(1) + (beside ** 2).sum(1))
+        squares = ((along * self.widths) ** 2).sum(1) + (beside ** 2).sum(1)
+        return np.asarray(np.sqrt(squares))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ class Familiarity:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """float32 arrays for `finetune.models.familiarity.Distance`."""
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for place, (part, typical) in enumerate(zip(self.parts, self.typical, strict=True)):
             unit = 1 / (typical * len(self.parts) ** 0.5)
             values = (part.mean, part.scale, part.axes, part.widths * unit, part.rest * unit)
@@ -259,7 +260,7 @@ def _principal(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def join_distances(distances: np.ndarray, typical: Sequence[float]) -> np.ndarray:
     """(N,): the root mean square over parts of distances (N, L), each in units of its typical."""
-    return np.sqrt(((distances / np.asarray(typical)) ** 2).mean(axis=1))
+    return np.asarray(np.sqrt(((distances / np.asarray(typical)) ** 2).mean(axis=1)))
 
 
 def find_limit(distances: np.ndarray, level: float = LEVEL) -> FarLimit:

@@ -96,11 +96,11 @@ class Distance(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """(B,) distances of features (B, D), one for each part."""
-        squares = [self._square(place, each) for place, each in enumerate(features)]
-        return torch.stack(squares).sum(0).sqrt()
+        squares = torch.stack([self._square(place, each) for place, each in enumerate(features)])
+        return squares.sum(0).sqrt()
 
     def _square(self, place: int, features: Tensor) -> Tensor:
-        mean, scale, axes, widths, rest = (getattr(self, f"{place}_{kind}") for kind in (
+        mean, scale, axes, widths, rest = (self.get_buffer(f"{place}_{kind}") for kind in (
             "mean", "scale", "axes", "widths", "rest"))
         shifted = (features.float() - mean) * scale
         along = shifted @ axes
