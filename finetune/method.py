@@ -3,7 +3,7 @@
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -245,14 +245,16 @@ def _loaders(config: Config, data: Data, spec: InputSpec, device: torch.device,
 
 def build_part_loader(config: Config, data: Data, spec: InputSpec, part: str, *,
                       device: torch.device, source: PictureSource | None, in_order: bool,
-                      augmented: bool | None = None) -> DataLoader[Any]:
+                      augmented: bool | None = None,
+                      only: Sequence[int] | None = None) -> DataLoader[Any]:
     """Batches of a part: the training part augmented, the others as they are, unless told.
 
     What is augmented may be decoded smaller, or read from ``source``, a pack; all other pictures
     are decoded whole. ``in_order``: each picture once, as the ids are ordered; else as the training
-    goes.
+    goes. ``only``: places of those that are wanted.
     """
     settings, samples = config.data, data.part(part)
+    samples = samples if only is None else samples.select(only)
     shown = part == "train" if augmented is None else augmented
     shown = shown and settings.transform != "none"
     workers = (reading_processes(os.cpu_count() or 1, accelerator=device.type != "cpu")
@@ -349,15 +351,16 @@ def freeze_and_hash(model: nn.Module, plan: EpochPlan) -> str:
 
 
 def predict_part(method: Method, data: Data, part: str, *, final: bool,
-                 watched: Watched = lambda batches, where: batches) -> Predictions:
+                 watched: Watched = lambda batches, where: batches,
+                 wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> Predictions:
     """Logits of the chosen model for every picture of a part; ``watched`` may stop it.
 
     Its batch norms are folded. A ``final`` measurement computes in float32, another one in the
-    arithmetic of the training.
+    arithmetic of the training. ``wrap`` may put something around the network.
     """
     samples = data.part(part)
     return collect_predictions(
-        folded_copy(method.chosen_model, method.example),
+        wrap(folded_copy(method.chosen_model, method.example)),
         watched(method.loaders[part], f"while {part} was measured"),
         prepare=method.prepare, ids=samples.ids,
         label_spec=samples.label_spec, groups=samples.groups,

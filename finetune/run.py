@@ -37,6 +37,7 @@ from finetune.evaluation.decisions import Decisions
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.subgroups import choose_columns
 from finetune.explaining import heat_maps
+from finetune.familiar import LearnedFeatures, far_warnings, keep_familiarity, learn_features
 from finetune.fastest import settle_arithmetic
 from finetune.files import write_json
 from finetune.fitting import settle_batch_size
@@ -220,12 +221,13 @@ def _show_data(run: RunDirectory, method: Method, data: Data, spec: InputSpec) -
 
 
 def _measure(run: RunDirectory, method: Method, data: Data,
-             signals: Interruption, *, looks: bool) -> dict[str, Predictions]:
+             signals: Interruption, learned: LearnedFeatures, *,
+             looks: bool) -> dict[str, Predictions]:
     """The chosen weights' answers on validation and, if one looks at it, on test; stored."""
-    load_weights(run.best_weights, method.chosen_model)
     answers: dict[str, Predictions] = {}
     for part in [p for p in data.parts if p == "val" or (p == "test" and looks)]:
-        answers[part] = predict_part(method, data, part, final=True, watched=signals.watched)
+        answers[part] = predict_part(method, data, part, final=True, watched=signals.watched,
+                                     wrap=learned.watching(part))
         answers[part].save(run.predictions_path(part))
     return answers
 
@@ -244,7 +246,9 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     best = best_epoch(state.history, metric)
     told = {"model": config.model.name, "epoch": str(best + 1)}
     mixed = mix_with_start(run, config, method, data, metric, told=told, watched=signals.watched)
-    answers = _measure(run, method, data, signals, looks=config.data.measure_test)
+    load_weights(run.best_weights, method.chosen_model)
+    learned = learn_features(method, data, watched=signals.watched)
+    answers = _measure(run, method, data, signals, learned, looks=config.data.measure_test)
     reported = data.part(part := "test" if "test" in answers else "val")
     metrics = measure_answers(answers, choose_columns(reported.metadata,
                                                       config.data.subgroup_columns))
@@ -253,7 +257,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     metrics["selection"] = {"metric": metric, "epoch": best + 1,
                             "pictures": len(for_selection(config, answers["val"])),
                             "value": state.history[best]["val"].get(metric)}
-    metrics |= mixed
+    metrics |= mixed | keep_familiarity(run, learned, data)
     if decisions is not None:
         _keep(run, decisions, method, read_metadata(run.best_weights))
     write_json(run.path / "metrics.json", metrics)
@@ -268,7 +272,7 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
         tracker.log_model(run.best_weights)
     signals.check("before the report")
     warnings = [*gain_warnings(metrics["shortcuts"], metrics[part], part),
-                *write_figures(run.path)]
+                *far_warnings(metrics), *write_figures(run.path)]
     for text in warnings:
         warn(text)
     environment = run.environment

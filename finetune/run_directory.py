@@ -125,6 +125,11 @@ class RunDirectory:
         return self.path / "checkpoints" / "start_classifier.safetensors"
 
     @property
+    def familiarity(self) -> Path:
+        """Features of the training pictures, from which others are said to be far."""
+        return self.path / "familiarity.safetensors"
+
+    @property
     def is_finished(self) -> bool:
         """Whether the report, the last file of a run, is there."""
         return (self.path / "report.html").exists() and (self.path / "metrics.json").exists()

@@ -16,8 +16,9 @@ from test_predicting import draw, make_run
 from finetune.__main__ import main
 from finetune.errors import CheckError, ConfigurationError, InputError
 from finetune.exporting import exporting, formats
-from finetune.exporting.exporting import ExportOptions, check_parity, export
-from finetune.prediction.predictor import Predictor
+from finetune.exporting.exporting import ExportOptions, export
+from finetune.exporting.parity import TIE, check_parity
+from finetune.prediction.predictor import Answers, Predictor
 from finetune.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -121,7 +122,7 @@ def test_onnx_gives_the_runs_probabilities(kind, tmp_path):
     for one, other in zip(own(names), sent(names), strict=True):
         assert np.abs(np.subtract(one.probabilities, other.probabilities)).max() <= 1e-4
         assert (one.name, one.warnings) == (other.name, other.warnings)
-    for part in ("spec", "labels", "decisions", "origin", "seen"):
+    for part in ("spec", "labels", "decisions", "origin", "seen", "far"):
         assert getattr(own, part) == getattr(sent, part), part
 
 
@@ -184,8 +185,10 @@ def test_pt2_takes_any_batch_and_gives_the_same(run, tmp_path):
     predictor = Predictor.from_run(run)
     batch = np.stack([predictor.prepare(name).pixels for name in pictures_of(run)[:11]])
     for count in (1, 5, 11):
-        found = module(torch.from_numpy(batch[:count])).detach().numpy()
-        assert np.abs(found - predictor.network(batch[:count])).max() <= 1e-4
+        odds, far = (each.detach().numpy() for each in module(torch.from_numpy(batch[:count])))
+        wanted = predictor.network(batch[:count])
+        assert np.abs(odds - wanted.probabilities).max() <= 1e-4
+        assert np.allclose(far, wanted.distances, rtol=1e-3)
     assert json.loads(told["finetune.json"])["export"]["format"] == "pt2"
 
 
@@ -231,7 +234,7 @@ def test_half_is_half_as_large_and_keeps_the_classes(run, exported, tmp_path):
                   strict=True)
     for one, other in answers:
         top = sorted(one.probabilities)
-        assert one.predicted == other.predicted or top[-1] - top[-2] < exporting.TIE
+        assert one.predicted == other.predicted or top[-1] - top[-2] < TIE
 
 
 def test_half_that_overflows_is_not_written(run, tmp_path, capsys):
@@ -251,7 +254,8 @@ def test_half_that_overflows_is_not_written(run, tmp_path, capsys):
 def test_another_answer_is_exit_code_3_and_nothing_is_left(run, tmp_path, monkeypatch, capsys):
     class Shifted(exporting.ExportedModel):
         def forward(self, pictures):
-            return super().forward(pictures) + 2e-4
+            odds, far = super().forward(pictures)
+            return odds + 2e-4, far
 
     monkeypatch.setattr(exporting, "ExportedModel", Shifted)
     for name in ("m.onnx", "m.pt2"):
@@ -264,7 +268,8 @@ def test_a_network_that_can_not_be_exported_is_told(run, tmp_path, monkeypatch):
     class Python(exporting.ExportedModel):
         def forward(self, pictures):
             factor = 2 if pictures.float().sum() > 0 else 3  # known when it runs alone
-            return super().forward(pictures) * factor
+            odds, far = super().forward(pictures)
+            return odds * factor, far
 
     monkeypatch.setattr(exporting, "ExportedModel", Python)
     with pytest.raises(CheckError, match="can't take this network"):
@@ -277,20 +282,25 @@ def test_parity_sees_single_pictures_and_batches(run):
     pictures = [predictor.prepare(name) for name in pictures_of(run)[:9]]
     own = predictor.network
 
-    def only_alone(batch):
-        return own(batch) if len(batch) == 1 else np.roll(own(batch), 1, axis=0)
+    def changed(when, change):
+        return lambda batch: change(own(batch)) if when(len(batch)) else own(batch)
 
-    def only_together(batch):
-        return own(batch)[:, ::-1] if len(batch) == 1 else own(batch)
+    def swapped(answers):
+        return Answers(answers.probabilities[:, ::-1], answers.distances)
 
-    def broken(batch):
-        return np.full_like(own(batch), np.nan)
+    def broken(answers):
+        return Answers(np.full_like(answers.probabilities, np.nan), answers.distances)
+
+    def farther(answers):
+        return Answers(answers.probabilities, answers.distances * 1.1)
 
     assert check_parity(predictor, own, pictures).passes(half=False)
-    for network in (only_alone, only_together, broken):
-        parity = check_parity(predictor, network, pictures)
-        assert not parity.passes(half=False), network
-    assert not check_parity(predictor, broken, pictures).passes(half=True)
+    for when in (lambda count: count == 1, lambda count: count > 1):
+        for change in (swapped, broken, farther):
+            parity = check_parity(predictor, changed(when, change), pictures)
+            assert not parity.passes(half=False) and parity.complaint(half=False)
+        for change in (broken, farther):
+            assert not check_parity(predictor, changed(when, change), pictures).passes(half=True)
 
 
 BAD = {
@@ -384,6 +394,14 @@ def test_damaged_files_are_told(exported, tmp_path, run, capsys):
         assert main(words) == 2, name
         assert "Traceback" not in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_picture_that_is_far_is_told_by_the_export_too(exported, run):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    own, sent = Predictor.from_run(run), Predictor.from_export(exported)
+    assert own.far is not None
+    told = [predictor(noise)[0].warnings for predictor in (own, sent)]
+    assert told[0] == told[1] and any("far from" in text for text in told[0])
 
 
 def test_data_outside_of_the_file_are_not_read(exported, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,24 +18,26 @@ from finetune.errors import CheckError, ConfigurationError, DataError, InputErro
 from finetune.evaluation.predictions import Predictions
 from finetune.exporting import formats
 from finetune.exporting.graph import ExportedModel
+from finetune.exporting.parity import BATCH, Parity, check_parity
 from finetune.method import noise
+from finetune.models.familiarity import WithDistance
 from finetune.models.prefix import folded_copy
 from finetune.prediction.model_facts import KEY, facts_to_json
-from finetune.prediction.network import load_plain_model
+from finetune.prediction.network import load_familiarity, load_plain_model
 from finetune.prediction.onnx_model import load_onnx
-from finetune.prediction.predictor import LIKELY, Predictor, Prepared, run_facts
+from finetune.prediction.predictor import (
+    Network,
+    Predictor,
+    Prepared,
+    run_facts,
+)
 from finetune.run_directory import RunDirectory
-from finetune.specs import InputSpec, LabelSpec
+from finetune.specs import InputSpec
 
-__all__ = ["FORMATS", "ExportOptions", "Parity", "check_parity", "export"]
+__all__ = ["FORMATS", "ExportOptions", "export"]
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "timm": ""}
-PICTURES = 32     # that an export is compared on
-TOLERANCE = 1e-4  # of probabilities in 32-bit floats
-TIE = 0.01        # 16-bit floats may exchange classes whose probabilities differ by less
-BATCH = 8
-
-Network = Callable[[np.ndarray], np.ndarray]
+PICTURES = 32  # that an export is compared on
 
 
 @dataclass(frozen=True)
@@ -54,25 +56,6 @@ class ExportOptions:
     half: bool = False
     overwrite: bool = False
     pictures: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How an export's answers compare with the run's.
-
-    Attributes:
-        pictures: Compared.
-        difference: The largest of a probability.
-        changed: Pictures that get another class, ties within `TIE` excepted.
-    """
-
-    pictures: int
-    difference: float
-    changed: int
-
-    def passes(self, *, half: bool) -> bool:
-        """Whether it is small enough: `TOLERANCE`, with 16-bit floats no other class."""
-        return self.changed == 0 if half else self.difference <= TOLERANCE
 
 
 def export(run: RunDirectory, target: Path, options: ExportOptions | None = None) -> Parity:
@@ -101,41 +84,13 @@ def export(run: RunDirectory, target: Path, options: ExportOptions | None = None
         _write(run, made, form, half=options.half)
         parity = check_parity(predictor, _network_of(made, form, predictor), pictures)
         if not parity.passes(half=options.half):
-            raise CheckError(_differs(parity, options.half))
+            raise CheckError(parity.complaint(half=options.half))
         size = sum(f.stat().st_size for f in (made.rglob("*") if made.is_dir() else [made]))
         _put(made, target)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     _tell(target, form, size, parity, predictor)
     return parity
-
-
-def check_parity(predictor: Predictor, network: Network, pictures: Sequence[Prepared]) -> Parity:
-    """Compare a network with a predictor's own, on each picture alone and on all at once.
-
-    Args:
-        predictor: The run's.
-        network: From pictures (B, H, W, C) to probabilities (B, K).
-        pictures: At the network's size; those that could not be read are left out.
-    """
-    batch = np.stack([each.pixels for each in pictures if each.pixels is not None])
-    wanted = np.concatenate([predictor.network(batch[i:i + BATCH])
-                             for i in range(0, len(batch), BATCH)])
-    together, alone = network(batch), np.concatenate([network(one[None]) for one in batch])
-    gaps = [np.abs(found - wanted) for found in (together, alone)]
-    difference = max(float(np.where(np.isfinite(gap), gap, np.inf).max()) for gap in gaps)
-    changed = [_changed(wanted, found, predictor.labels) for found in (together, alone)]
-    return Parity(len(batch), difference, max(changed))
-
-
-def _changed(wanted: np.ndarray, found: np.ndarray, labels: LabelSpec) -> int:
-    """Pictures that get another class, or other labels, where it was not a matter of chance."""
-    broken = ~np.isfinite(found).all(axis=1)
-    if not labels.is_exclusive:
-        other = (wanted >= LIKELY) != (found >= LIKELY)
-        return int(((other & (np.abs(wanted - LIKELY) > TIE)).any(axis=1) | broken).sum())
-    rows, now = np.arange(len(wanted)), np.where(broken[:, None], 0, found).argmax(axis=1)
-    return int(((wanted.max(axis=1) - wanted[rows, now] > TIE) | broken).sum())
 
 
 def _form_of(target: Path, options: ExportOptions) -> str:
@@ -212,8 +167,10 @@ def _write(run: RunDirectory, made: Path, form: str, *, half: bool) -> None:
                            name=run.config.model.name.partition(".")[0])
         return
     calibration = facts["decisions"] and facts["decisions"].calibration
-    graph = ExportedModel(folded_copy(model, noise(spec, 2, torch.device("cpu"))), spec,
-                          facts["labels"], calibration, half=half).eval()
+    folded = folded_copy(model, noise(spec, 2, torch.device("cpu")))
+    known = load_familiarity(run)
+    body = folded if known is None else WithDistance(folded, known.names, known.to_arrays())
+    graph = ExportedModel(body, spec, facts["labels"], calibration, half=half).eval()
     write = formats.write_onnx if form == "onnx" else formats.write_pt2
     write(graph, spec, made, about)
 
@@ -242,21 +199,8 @@ def _network_of(made: Path, form: str, predictor: Predictor) -> Network:
 def _timm_network(made: Path, predictor: Predictor) -> Network:
     """Logits of timm, with the preparation and calibration that such a folder leaves out."""
     calibration = None if predictor.decisions is None else predictor.decisions.calibration
-    graph = ExportedModel(formats.load_timm(made), predictor.spec, predictor.labels, calibration)
-
-    def network(batch: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(graph(torch.from_numpy(batch)).numpy(), np.float64)
-
-    return network
-
-
-def _differs(parity: Parity, half: bool) -> str:
-    if half:
-        return (f"with 16-bit floats {parity.changed} of {parity.pictures} pictures get another "
-                "class (or no answer); export without --half. Nothing was written")
-    return (f"the export's probabilities differ from the run's by up to {parity.difference:.2g} on "
-            f"{parity.pictures} pictures, more than {TOLERANCE:g}. Nothing was written")
+    return formats.as_network(ExportedModel(formats.load_timm(made), predictor.spec,
+                                            predictor.labels, calibration))
 
 
 def _put(made: Path, target: Path) -> None:

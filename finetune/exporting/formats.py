@@ -3,7 +3,7 @@
 import copy
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from finetune.errors import CheckError, ConfigurationError, InputError
 from finetune.exporting.graph import ExportedModel, example_batch
 from finetune.files import write_text
 from finetune.prediction.model_facts import KEY
-from finetune.prediction.onnx_model import INPUT, OUTPUT
+from finetune.prediction.onnx_model import INPUT, OUTPUTS
+from finetune.prediction.predictor import Answers, Network
 from finetune.specs import InputSpec, LabelSpec
 
-__all__ = ["OPSET", "load_pt2", "load_timm", "write_onnx", "write_pt2", "write_timm"]
+__all__ = ["OPSET", "as_network", "load_pt2", "load_timm", "write_onnx", "write_pt2", "write_timm"]
 
 OPSET = 18
 _TOO_LARGE = 2 << 30  # bytes of one protobuf message
@@ -48,7 +49,7 @@ def write_onnx(model: ExportedModel, spec: InputSpec, path: Path, about: Mapping
     with _quietly("ONNX"):
         program: Any = torch.onnx.export(
             model, (example_batch(spec),), dynamo=True, opset_version=OPSET, external_data=False,
-            input_names=[INPUT], output_names=[OUTPUT], verbose=False,
+            input_names=[INPUT], output_names=OUTPUTS[:1 + model.tells_distances], verbose=False,
             dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}})
         program.model.metadata_props.update(about)
         program.save(str(path), external_data=False)
@@ -66,17 +67,24 @@ def write_pt2(model: ExportedModel, spec: InputSpec, path: Path, about: Mapping[
         torch.export.save(program, str(path), extra_files={f"{KEY}.json": about[KEY]})
 
 
-def load_pt2(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """From pictures (B, H, W, C) to probabilities (B, K).
+def load_pt2(path: Path) -> Network:
+    """From pictures (B, H, W, C) to answers.
 
     torch.export's files may hold pickles: only for a file that was written a moment ago.
     """
     with _quietly("torch.export"):
         module = torch.export.load(str(path)).module()
 
-    def network(batch: np.ndarray) -> np.ndarray:
+    return as_network(module)
+
+
+def as_network(module: nn.Module) -> Network:
+    """What `ExportedModel` answers, with arrays in place of tensors."""
+    def network(batch: np.ndarray) -> Answers:
         with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(batch)).numpy(), np.float64)
+            answers: Any = module(torch.from_numpy(batch))
+        odds, *distances = answers if isinstance(answers, tuple) else (answers,)
+        return Answers(np.asarray(odds.numpy(), np.float64), *(d.numpy() for d in distances))
 
     return network
 

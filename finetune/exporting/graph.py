@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.evaluation.calibration import Calibration
+from finetune.models.familiarity import Distance, WithDistance
 from finetune.specs import Dtype, InputSpec, LabelKind, LabelSpec
 
 __all__ = ["ExportedModel", "example_batch"]
@@ -17,8 +18,11 @@ _DTYPES = {Dtype.uint8: torch.uint8, Dtype.uint16: torch.uint16, Dtype.float32: 
 class ExportedModel(nn.Module):
     """Pictures (B, H, W, C) of the spec's number type and size to probabilities (B, K) float32.
 
+    Where the model gives distances (B,) from the training pictures beside its logits, they come as
+    a second answer.
+
     Args:
-        model: Normalised images (B, C, H, W) to logits (B, K).
+        model: Normalised images (B, C, H, W) to logits (B, K), or to a pair of these and distances.
         spec: What a picture is.
         labels: What the network answers.
         calibration: Of the logits; None leaves them as they are.
@@ -35,8 +39,9 @@ class ExportedModel(nn.Module):
     def __init__(self, model: nn.Module, spec: InputSpec, labels: LabelSpec,
                  calibration: Calibration | None, *, half: bool = False) -> None:
         super().__init__()
-        self.model = model.half() if half else model
+        self.model = _halved(model) if half else model
         self.kind = torch.float16 if half else torch.float32
+        self.tells_distances = isinstance(model, WithDistance)
         self.several = labels.kind is LabelKind.multi
         low, high = spec.value_range
         mean, std = np.array(spec.mean), np.array(spec.std)
@@ -48,13 +53,25 @@ class ExportedModel(nn.Module):
         for name, values in given.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Calibrated probabilities (B, K)."""
+    def forward(self, pictures: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Calibrated probabilities (B, K), and distances (B,) where there are any."""
         unit = ((pictures.to(torch.float32) - self.low) / self.span).clamp(0.0, 1.0)
         images = (unit * self.factor + self.offset).permute(0, 3, 1, 2)
-        answers: Tensor = self.model(images.to(self.kind)).to(torch.float32)
-        logits = answers * self.scale + self.bias
-        return logits.sigmoid() if self.several else logits.softmax(dim=1)
+        answers: Any = self.model(images.to(self.kind))
+        raw, *distances = answers if self.tells_distances else (answers,)
+        logits = raw.to(torch.float32) * self.scale + self.bias
+        odds = logits.sigmoid() if self.several else logits.softmax(dim=1)
+        return (odds, *distances) if distances else odds
+
+
+def _halved(model: nn.Module) -> nn.Module:
+    """With weights in 16-bit floats, but for those of distances, which would overflow."""
+    for module in model.modules():
+        if not isinstance(module, Distance):
+            for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if values.is_floating_point():
+                    values.data = values.data.half()
+    return model
 
 
 def example_batch(spec: InputSpec, count: int = 2) -> Tensor:

@@ -8,6 +8,7 @@ from finetune import __version__
 from finetune.data.seen_pictures import SeenPictures
 from finetune.errors import InputError
 from finetune.evaluation.decisions import Decisions
+from finetune.evaluation.familiarity import FarLimit
 from finetune.prediction.predictor import Origin, refuse_newer
 from finetune.specs import InputSpec, LabelSpec
 
@@ -24,7 +25,7 @@ def facts_to_json(facts: Mapping[str, Any], export: Mapping[str, Any]) -> str:
         facts: As `finetune.prediction.predictor.run_facts` gives them.
         export: How the file was made: plain values.
     """
-    parts = ("spec", "labels", "decisions", "origin", "seen")
+    parts = ("spec", "labels", "decisions", "origin", "seen", "far")
     told = {name: facts[name] and facts[name].to_dict() for name in parts}
     return json.dumps({"format": FORMAT, "version": __version__, **told, "export": dict(export)},
                       sort_keys=True, allow_nan=False)
@@ -42,12 +43,13 @@ def json_to_facts(text: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]
             refuse_newer(name, told["version"])
             raise InputError(f"{name} is of format {told['format']}, and this version reads up to "
                              f"{FORMAT}: use finetune {told['version']} or later")
-        decisions, seen = told["decisions"], told["seen"]
+        decisions, seen, far = (told[name] for name in ("decisions", "seen", "far"))
         return {"spec": InputSpec.from_dict(told["spec"]),
                 "labels": LabelSpec.from_dict(told["labels"]),
                 "decisions": decisions and Decisions.from_dict(decisions),
                 "origin": Origin(**told["origin"]),
-                "seen": seen and SeenPictures.from_dict(seen)}, dict(told["export"])
+                "seen": seen and SeenPictures.from_dict(seen),
+                "far": far and FarLimit.from_dict(far)}, dict(told["export"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{name}: what the model says of itself is damaged "
                          f"({type(error).__name__}: {error}); export the run again") from error

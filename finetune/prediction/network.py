@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +14,16 @@ from finetune.data.loading import PrepareBatch
 from finetune.devices import compute_exactly
 from finetune.environment import without_weights
 from finetune.errors import InputError
+from finetune.evaluation.familiarity import Familiarity
 from finetune.method import arithmetic, noise
+from finetune.models.familiarity import Distance, WithFeatures
 from finetune.models.prefix import folded_copy
 from finetune.run_directory import RunDirectory
 from finetune.specs import Dtype, InputSpec
 from finetune.training.arithmetic import Arithmetic
 from finetune.training.checkpoints import load_weights
 
-__all__ = ["load_network", "load_plain_model", "load_run_model"]
+__all__ = ["load_familiarity", "load_network", "load_plain_model", "load_run_model"]
 
 
 def load_run_model(run: RunDirectory, device: torch.device) -> nn.Module:
@@ -57,10 +58,11 @@ def load_plain_model(run: RunDirectory) -> nn.Module:
 
 
 def load_network(run: RunDirectory, *, precision: str = "fp32",
-                 ) -> Callable[[np.ndarray], np.ndarray]:
+                 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
     """A function from pictures (B, H, W, C) of the run's number type and size to logits (B, K).
 
-    It computes on the run's device, or on the best one that is here.
+    Beside the logits it gives distances (B,) from the training pictures, or None where the run has
+    none. It computes on the run's device, or on the best one that is here.
 
     Args:
         run: A finished one.
@@ -71,13 +73,27 @@ def load_network(run: RunDirectory, *, precision: str = "fp32",
     compute_exactly(device)
     model, prepare = load_run_model(run, device), PrepareBatch(spec, device)
     lay_out, autocast = arithmetic(run.config).lay_out, Arithmetic(precision).autocast(device)
+    known = load_familiarity(run)
+    answering = WithFeatures(model, known.names if known is not None else ())
+    distance = None if known is None else Distance(known.to_arrays()).to(device)
 
-    def logits(batch: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), autocast():
-            answers: Any = model(lay_out(prepare(_images(batch, spec)))).float().cpu().numpy()
-        return np.asarray(answers)
+    def network(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        with torch.inference_mode():
+            with autocast():
+                logits, features = answering(lay_out(prepare(_images(batch, spec))))
+            far = None if distance is None else distance(features).cpu().numpy()
+            return logits.float().cpu().numpy(), far
 
-    return logits
+    return network
+
+
+def load_familiarity(run: RunDirectory) -> Familiarity | None:
+    """What the run kept of its training pictures' features; None where it kept nothing.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    return Familiarity.load(run.familiarity) if run.familiarity.is_file() else None
 
 
 def _images(batch: np.ndarray, spec: InputSpec) -> Tensor:

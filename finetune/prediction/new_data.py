@@ -12,9 +12,16 @@ from finetune.data.given_pictures import Given, GivenPictures
 from finetune.data.prefetching import map_ahead
 from finetune.errors import DataError, InputError, did_you_mean, first_of
 from finetune.evaluation.decision_measures import measure_decisions
+from finetune.evaluation.familiarity import measure_far
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
-from finetune.prediction.predictor import Predictor, batches, run_facts
+from finetune.prediction.predictor import (
+    Logits,
+    Predictor,
+    batches,
+    calibrated_network,
+    run_facts,
+)
 from finetune.results import measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec
@@ -54,11 +61,15 @@ def evaluate_new(run: RunDirectory, words: Sequence[str], *, labels: str | None 
     truth = truth_of(given, facts["labels"], labels)
     from finetune.prediction.network import load_network
 
-    predictor = Predictor(**facts, network=load_network(run))
-    answers, broken = _answers(predictor, given, truth)
+    logits = load_network(run)
+    predictor = Predictor(**facts, network=calibrated_network(logits, facts["labels"],
+                                                              facts["decisions"]))
+    answers, distances, broken = _answers(predictor, logits, given, truth)
     measured: dict[str, Any] = measure_answers({"test": answers})
     if predictor.decisions is not None:
         measured["decisions"] = measure_decisions(predictor.decisions, answers)
+    if predictor.far is not None and distances is not None:
+        measured["familiarity"] = measure_far(distances, predictor.far)
     _print(run, measured, len(answers), predictor.origin.rehearsal)
     if output is not None:
         new = {"new" if k == "test" else k: v for k, v in measured.items() if k != "intervals"}
@@ -112,24 +123,26 @@ def _yes_no(each: Given, name: str) -> float:
     return YES_NO[value.lower()]
 
 
-def _answers(predictor: Predictor, given: Sequence[Given],
-             truth: np.ndarray) -> tuple[Predictions, list[str]]:
-    """What the network answers for the pictures that can be read, and the names of the others."""
+def _answers(predictor: Predictor, network: Logits, given: Sequence[Given], truth: np.ndarray,
+             ) -> tuple[Predictions, np.ndarray | None, list[str]]:
+    """Answers for the pictures that can be read, their distances, and the names of the others."""
     prepared = map_ahead(lambda each: predictor.prepare(each.path, name=each.name), given,
                          threads=THREADS, ahead=AHEAD * predictor.batch_size)
-    logits, readable = [], list[bool]()
+    answers, readable = [], list[bool]()
     with progress_bar("predicting", total=len(given)) as progress:
         for some in batches(prepared, predictor.batch_size):
             good = [each.pixels for each in some if each.pixels is not None]
             readable += [each.pixels is not None for each in some]
-            logits += [predictor.network(np.stack(good))] if good else []
+            answers += [network(np.stack(good))] if good else []
             progress(len(readable))
-    if not logits:
+    if not answers:
         raise DataError(f"none of the {len(given)} pictures can be read")
     kept = np.flatnonzero(readable)
     names = [each.name for each in given]
-    return (Predictions([names[i] for i in kept], truth[kept], np.concatenate(logits),
-                        predictor.labels),
+    distances = [far for _, far in answers if far is not None]
+    return (Predictions([names[i] for i in kept], truth[kept],
+                        np.concatenate([logits for logits, _ in answers]), predictor.labels),
+            np.concatenate(distances) if distances else None,
             [names[i] for i in np.flatnonzero(~np.array(readable))])
 
 
@@ -142,6 +155,10 @@ def _print(run: RunDirectory, measured: dict[str, Any], count: int, rehearsal: b
           ["metric", "new", f"the run's {part}"],
           [[k, _with_interval(new, measured["intervals"]["test"], k),
             _with_interval(own, before.get("intervals", {}).get(part, {}), k)] for k in shown])
+    if "familiarity" in measured:
+        far = measured["familiarity"]
+        say(f"far from the training pictures: {far['share']:.1%} ({far['low']:.1%} to "
+            f"{far['high']:.1%}) of the new pictures")
     say("Intervals of new pictures take these for independent of each other.")
     if rehearsal:
         warn("REHEARSAL: this model was trained on generated pictures")

@@ -1,7 +1,6 @@
 """An exported ONNX file in use, through onnxruntime; no torch here."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ import numpy as np
 
 from finetune.errors import FinetuneError, InputError
 from finetune.prediction.model_facts import KEY, json_to_facts
-from finetune.prediction.predictor import Predictor
-from finetune.specs import InputSpec
+from finetune.prediction.predictor import Answers, Network, Predictor
 
-__all__ = ["INPUT", "OUTPUT", "load_onnx"]
+__all__ = ["INPUT", "OUTPUTS", "load_onnx"]
 
-INPUT, OUTPUT = "pictures", "probabilities"  # of the graph
+INPUT, OUTPUTS = "pictures", ("probabilities", "distances")  # of the graph; the last may lack
 _TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
 
 
@@ -36,7 +34,7 @@ def load_onnx(path: str | os.PathLike[str], *, batch_size: int = 32) -> Predicto
         raise InputError(f"{file} was not exported by finetune: it does not say which classes it "
                          "knows and how pictures are prepared")
     facts, _ = json_to_facts(text, str(file))
-    _check_graph(session, facts["spec"], facts["labels"].output_width, file)
+    _check_graph(session, facts, file)
     return Predictor(**facts, network=_network(session, file), batch_size=batch_size)
 
 
@@ -70,33 +68,37 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
-def _check_graph(session: Any, spec: InputSpec, width: int, file: Path) -> None:
+def _check_graph(session: Any, facts: dict[str, Any], file: Path) -> None:
     """Refuse a graph that isn't what its document says.
 
     Raises:
         InputError: Other names, types or shapes.
     """
+    spec = facts["spec"]
     taken = {each.name: (each.type, list(each.shape)) for each in session.get_inputs()}
-    given = {each.name: (each.type, list(each.shape)) for each in session.get_outputs()}
+    given = {each.name: list(each.shape)[1:] for each in session.get_outputs()}
+    sides = [*spec.size, spec.channels]
+    wanted = {OUTPUTS[0]: [facts["labels"].output_width]}
+    wanted |= {OUTPUTS[1]: []} if facts["far"] is not None else {}
     kind, shape = taken.get(INPUT, ("", []))
-    wanted = [*spec.size, spec.channels]
-    answers = given.get(OUTPUT, ("", []))[1]
-    if (set(taken) != {INPUT} or kind != _TYPES[spec.dtype.value] or shape[1:] != wanted
-            or answers[1:] != [width]):
+    same = (kind, shape[1:], given) == (_TYPES[spec.dtype.value], sides, wanted)
+    if set(taken) != {INPUT} or not same:
         raise InputError(f"{file}: the network takes {taken} and gives {given}, and not "
-                         f"{spec.dtype.value} pictures (batch, {', '.join(map(str, wanted))}) and "
-                         f"probabilities (batch, {width}): the file was changed")
+                         f"{spec.dtype.value} pictures (batch, {', '.join(map(str, sides))}) for "
+                         f"{wanted}: the file was changed")
 
 
-def _network(session: Any, file: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _network(session: Any, file: Path) -> Network:
     failures = _failures()
+    names = [each.name for each in session.get_outputs()]
 
-    def network(batch: np.ndarray) -> np.ndarray:
+    def network(batch: np.ndarray) -> Answers:
         try:
-            (odds,) = session.run([OUTPUT], {INPUT: np.ascontiguousarray(batch)})
+            found = session.run(names, {INPUT: np.ascontiguousarray(batch)})
         except failures as error:
             raise FinetuneError(f"{file}: {_first_line(error)}") from error
-        return np.asarray(odds, np.float64)
+        told = dict(zip(names, found, strict=True))
+        return Answers(np.asarray(told[OUTPUTS[0]], np.float64), told.get(OUTPUTS[1]))
 
     return network
 

@@ -126,6 +126,9 @@ def load_predictor(model: str, *, precision: str = "fp32", tta: str | None = Non
     if predictor.seen is None:
         warn("this run kept no facts of its training pictures: other modes, sizes and ranges of "
              "values are not told")
+    if predictor.far is None:
+        warn("this run kept no features of its training pictures: that a picture is far from them "
+             "is not told")
     if precision != "fp32":
         warn(f"{precision}: answers are near those of fp32, in which the run was measured")
     if tta is None:
@@ -175,9 +178,10 @@ def _about(predictor: Predictor, words: Sequence[str], form: str,
            options: PredictOptions) -> dict[str, Any]:
     """What rows of one file have in common."""
     decisions = None if predictor.decisions is None else predictor.decisions.to_dict()
+    far = None if predictor.far is None else predictor.far.to_dict()
     text = json.dumps(decisions, sort_keys=True).encode()
     return {"model": {"run": predictor.origin.run, "weights": predictor.origin.weights,
-                      "decisions": hashlib.sha256(text).hexdigest()},
+                      "decisions": hashlib.sha256(text).hexdigest(), "far": far},
             "format": form, "precision": options.precision, "tta": options.tta,
             "paths": [word.encode("utf-8", "backslashreplace").decode() for word in words],
             "path_column": options.path_column}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,19 +21,35 @@ from finetune.data.seen_pictures import SeenPictures
 from finetune.errors import ConfigurationError, DataError, InputError
 from finetune.evaluation.calibration import to_probabilities
 from finetune.evaluation.decisions import Decisions, calibrated, decide_by
+from finetune.evaluation.familiarity import FarLimit, read_limit
 from finetune.evaluation.operating_points import OperatingPoint
 from finetune.specs import InputSpec, LabelKind, LabelSpec
 
 if TYPE_CHECKING:
     from finetune.run_directory import RunDirectory
 
-__all__ = ["VIEWS", "Origin", "Prediction", "Predictor", "Prepared", "batches", "point_name",
-           "refuse_newer", "run_facts"]
+__all__ = ["VIEWS", "Answers", "Logits", "Network", "Origin", "Prediction", "Predictor", "Prepared",
+           "batches", "calibrated_network", "point_name", "refuse_newer", "run_facts"]
 
-Network = Callable[[np.ndarray], np.ndarray]  # (B, H, W, C) -> (B, K) calibrated probabilities
 Picture = str | os.PathLike[str] | np.ndarray
+Logits = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 VIEWS = {"flips": 4, "d4": 8}  # pictures that the network sees for one
 LIKELY = 0.5                   # from there on a label of several is predicted
+
+
+class Answers(NamedTuple):
+    """What a network says about a batch.
+
+    Attributes:
+        probabilities: (B, K) float64, calibrated.
+        distances: (B,) from the training pictures; None where the model keeps nothing of them.
+    """
+
+    probabilities: np.ndarray
+    distances: np.ndarray | None = None
+
+
+Network = Callable[[np.ndarray], Answers]  # of pictures (B, H, W, C)
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,8 @@ class Prediction:
             set; None where it has neither.
         decisions: For each threshold whether positive (see `point_name`), and under
             ``least_cost`` the class with the least expected cost.
-        warnings: In what the picture is unlike those of training, and what decoding dropped.
+        warnings: In what the picture is unlike those of training, that it is far from them for
+            the network, and what decoding dropped.
         error: Why the picture can't be read; None for all others.
     """
 
@@ -111,8 +128,9 @@ class Predictor:
         decisions: Thresholds, sets and abstention; None where nothing was asked for.
         origin: Where the model comes from.
         seen: What the training pictures were like; None for runs that did not keep it.
-        network: From pictures (B, H, W, C) of the spec's number type and size to calibrated
-            probabilities (B, K) float64.
+        far: From which distance on a picture is far from those of training; None for runs that
+            kept no features.
+        network: From pictures (B, H, W, C) of the spec's number type and size to `Answers`.
         batch_size: Pictures at a time.
     """
 
@@ -121,6 +139,7 @@ class Predictor:
     decisions: Decisions | None
     origin: Origin
     seen: SeenPictures | None
+    far: FarLimit | None
     network: Network
     batch_size: int = 32
 
@@ -143,15 +162,9 @@ class Predictor:
         facts = run_facts(run)
         from finetune.prediction.network import load_network
 
-        logits, decisions, labels = (load_network(run, precision=precision), facts["decisions"],
-                                     facts["labels"])
-
-        def network(batch: np.ndarray) -> np.ndarray:
-            if decisions is not None:
-                return calibrated(decisions, logits(batch))
-            return to_probabilities(logits(batch), multi=labels.kind is LabelKind.multi)
-
-        return cls(**facts, network=network, batch_size=batch_size)
+        logits = load_network(run, precision=precision)
+        return cls(**facts, network=calibrated_network(logits, facts["labels"], facts["decisions"]),
+                   batch_size=batch_size)
 
     @classmethod
     def from_export(cls, path: str | os.PathLike[str], *, batch_size: int = 32) -> "Predictor":
@@ -168,7 +181,8 @@ class Predictor:
         """The same model, answering with the mean of its probabilities over several views.
 
         ``flips``: as it is, mirrored in both ways, and both; ``d4``: also these turned by 90
-        degrees. Calibration and thresholds were fitted on single views.
+        degrees. Calibration and thresholds were fitted on single views. Distances are those of the
+        picture as it is.
 
         Raises:
             ConfigurationError: Unknown views, or turned ones of pictures that are not square.
@@ -181,9 +195,10 @@ class Predictor:
                                      "use flips")
         inner = self.network
 
-        def network(batch: np.ndarray) -> np.ndarray:
+        def network(batch: np.ndarray) -> Answers:
             answers = [inner(np.ascontiguousarray(view)) for view in _views(batch, tta)]
-            return np.asarray(np.mean(answers, axis=0))
+            return Answers(np.mean([each.probabilities for each in answers], axis=0),
+                           answers[0].distances)
 
         return replace(self, network=network)
 
@@ -226,8 +241,9 @@ class Predictor:
         if not good:
             return [_unread(each) for each in prepared]
         batch = np.stack([each.pixels for each in good if each.pixels is not None])
-        odds = np.asarray(self.network(batch), np.float64)
-        found = iter(self._decided(good, odds))
+        answers = self.network(batch)
+        found = iter(self._decided(self._warned(good, answers.distances),
+                                   np.asarray(answers.probabilities, np.float64)))
         return [_unread(each) if each.pixels is None else next(found) for each in prepared]
 
     @property
@@ -246,6 +262,15 @@ class Predictor:
     def has_costs(self) -> bool:
         """Whether there is a cost matrix."""
         return self.decisions is not None and self.decisions.costs is not None
+
+    def _warned(self, prepared: Sequence[Prepared],
+                distances: np.ndarray | None) -> list[Prepared]:
+        """Pictures with a warning more where they are far from those of training."""
+        if self.far is None or distances is None:
+            return list(prepared)
+        return [replace(each, warnings=(*each.warnings, self.far.warning(float(distance))))
+                if is_far else each for each, distance, is_far in zip(
+                    prepared, distances, self.far.is_far(distances), strict=True)]
 
     def _decided(self, prepared: Sequence[Prepared], odds: np.ndarray) -> Iterator[Prediction]:
         """Predictions of pictures that could be read."""
@@ -288,6 +313,18 @@ class Predictor:
         return found
 
 
+def calibrated_network(logits: Logits, labels: LabelSpec,
+                       decisions: Decisions | None) -> Network:
+    """A function of pictures to calibrated answers, of one to logits (B, K) and distances."""
+    def network(batch: np.ndarray) -> Answers:
+        values, distances = logits(batch)
+        if decisions is not None:
+            return Answers(calibrated(decisions, values), distances)
+        return Answers(to_probabilities(values, multi=labels.kind is LabelKind.multi), distances)
+
+    return network
+
+
 def point_name(point: OperatingPoint) -> str:
     """How a threshold is called, such as ``sensitivity_0.95_ill``, or ``f1_ill``."""
     wish = "" if point.wish is None else f"_{point.wish:g}"
@@ -326,7 +363,8 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
             "origin": Origin(run.name, hash_file(run.best_weights),
                              environment["weights"].get("licence"), version,
                              environment["rehearsal"] is not None),
-            "seen": None if seen is None else SeenPictures.from_dict(seen)}
+            "seen": None if seen is None else SeenPictures.from_dict(seen),
+            "far": read_limit(run.familiarity)}
 
 
 def refuse_newer(path: object, version: str | None) -> None:
