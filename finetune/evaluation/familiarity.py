@@ -27,6 +27,7 @@ __all__ = ["AXES", "LEVEL", "Familiarity", "FarLimit", "FeatureGaussian", "find_
 AXES = 64     # principal axes of a part with a variance of their own
 FAINTEST = 0.01  # of the largest deviation: what hardly varies is taken to vary so much
 LEVEL = 0.99  # of validation pictures lie within the limit
+ROUNDING = 1e-3  # relative; so far may distances of other arithmetic be apart
 KINDS = ("mean", "scale", "axes", "widths", "rest")
 
 
@@ -55,8 +56,11 @@ class FarLimit:
         return min(_rank(self.count, self.quantile), self.count)
 
     def is_far(self, distances: np.ndarray) -> np.ndarray:
-        """(N,) bool; what is not finite is far."""
-        return ~(np.asarray(distances) <= self.limit)
+        """(N,) bool; what is not finite is far.
+
+        The picture that made the limit lies on it: other arithmetic may not push it over.
+        """
+        return ~(np.asarray(distances) <= self.limit * (1 + ROUNDING))
 
     def warning(self, distance: float) -> str:
         """What is said of a picture beyond the limit."""
