@@ -429,6 +429,17 @@ def test_a_resumed_run_keeps_the_same_bytes(trained, tmp_path, monkeypatch):
     assert again.metrics == trained.metrics
 
 
+def test_nothing_is_kept_where_it_is_not_wanted(trained, tmp_path, monkeypatch):
+    draw(tmp_path)
+    quiet(monkeypatch)
+    run = fit(compose(words(tmp_path, "data.familiarity=false")).config)
+    assert run.metrics["familiarity"] == {"reason": "data.familiarity=false"}
+    assert not run.familiarity.exists()
+    own, without = ({k: v for k, v in r.metrics.items() if k != "familiarity"}
+                    for r in (trained, run))
+    assert own == without
+
+
 def test_several_labels_and_a_network_without_features(tmp_path, monkeypatch, capsys):
     names = draw(tmp_path)
     rows = [f"{name},{int(c != 'a')},{int(c == 'b')},{part}" for name, c, part in names]
