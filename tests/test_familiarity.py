@@ -379,6 +379,7 @@ def test_views_have_the_distance_of_the_picture_as_it_is(trained):
     found = predictor.with_views("d4").network(batch)
     np.testing.assert_array_equal(found.distances, predictor.network(batch).distances)
     assert found.distances.shape == (3,) and found.probabilities.shape == (3, 3)
+    assert Predictor.from_run(trained, precision="bf16").network(batch).distances is None
 
 
 def test_a_run_of_before_says_so_and_answers(trained, tmp_path, capsys):
