@@ -1,6 +1,6 @@
 """Whether pictures that are far from those of training are told, and others are not.
 
-    python benchmarks/far.py --data DIR [--pictures 130] [--seed 0] [--keep DIR]
+    python benchmarks/far.py --data DIR [--pictures 200] [--seed 0] [--keep DIR]
 
 DIR holds ``rsscn7`` (aerial scenes) and ``brain_tumor_mri`` (heads). Of each, so many pictures of
 every class but one train two networks that come with the package ``packaged``: the exact linear
@@ -56,7 +56,7 @@ def parse() -> Any:
     """The command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder with both sets")
-    parser.add_argument("--pictures", type=int, default=130, help="of each class")
+    parser.add_argument("--pictures", type=int, default=200, help="of each class")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures that are drawn")
     parser.add_argument("--keep", type=Path, help="where pictures and runs are kept")
     return parser.parse_args()

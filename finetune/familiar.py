@@ -29,7 +29,7 @@ from finetune.run_directory import RunDirectory
 
 __all__ = ["LearnedFeatures", "far_warnings", "keep_familiarity", "learn_features"]
 
-PICTURES = 2000    # of training, at most; evenly from the list, which is sorted by class mostly
+PICTURES = 1000    # of training, at most; evenly from the list, which is sorted by class mostly
 SURPRISING = 0.01  # less likely counts of far test pictures are told as a warning
 
 
@@ -78,14 +78,18 @@ class _Watching(nn.Module):
         return logits
 
 
-def learn_features(method: Method, data: Data, *, watched: Watched) -> LearnedFeatures:
+def learn_features(method: Method, data: Data, *, wanted: bool = True,
+                   watched: Watched = lambda batches, where: batches) -> LearnedFeatures:
     """Fit Gaussians on the features that the chosen model gives of training pictures.
 
     Args:
         method: Of the run, with the chosen weights.
         data: Pictures, divided; only those of training are looked at.
+        wanted: Otherwise nothing is done.
         watched: Wraps batches, so that a signal can stop it.
     """
+    if not wanted:
+        return LearnedFeatures(reason="data.familiarity=false")
     model = folded_copy(method.chosen_model, method.example)
     try:
         names = find_feature_modules(model, method.example)

@@ -247,7 +247,8 @@ def _finish(run: RunDirectory, config: Config, method: Method, data: Data,
     told = {"model": config.model.name, "epoch": str(best + 1)}
     mixed = mix_with_start(run, config, method, data, metric, told=told, watched=signals.watched)
     load_weights(run.best_weights, method.chosen_model)
-    learned = learn_features(method, data, watched=signals.watched)
+    learned = learn_features(method, data, wanted=config.data.familiarity,
+                             watched=signals.watched)
     answers = _measure(run, method, data, signals, learned, looks=config.data.measure_test)
     reported = data.part(part := "test" if "test" in answers else "val")
     metrics = measure_answers(answers, choose_columns(reported.metadata,

@@ -379,6 +379,7 @@ def test_views_have_the_distance_of_the_picture_as_it_is(trained):
     found = predictor.with_views("d4").network(batch)
     np.testing.assert_array_equal(found.distances, predictor.network(batch).distances)
     assert found.distances.shape == (3,) and found.probabilities.shape == (3, 3)
+    assert Predictor.from_run(trained, precision="bf16").network(batch).distances is None
 
 
 def test_a_run_of_before_says_so_and_answers(trained, tmp_path, capsys):
@@ -427,6 +428,17 @@ def test_a_resumed_run_keeps_the_same_bytes(trained, tmp_path, monkeypatch):
     again = resume(run_module.RunDirectory.open(path.parent))
     assert again.familiarity.read_bytes() == trained.familiarity.read_bytes()
     assert again.metrics == trained.metrics
+
+
+def test_nothing_is_kept_where_it_is_not_wanted(trained, tmp_path, monkeypatch):
+    draw(tmp_path)
+    quiet(monkeypatch)
+    run = fit(compose(words(tmp_path, "data.familiarity=false")).config)
+    assert run.metrics["familiarity"] == {"reason": "data.familiarity=false"}
+    assert not run.familiarity.exists()
+    own, without = ({k: v for k, v in r.metrics.items() if k != "familiarity"}
+                    for r in (trained, run))
+    assert own == without
 
 
 def test_several_labels_and_a_network_without_features(tmp_path, monkeypatch, capsys):

@@ -145,7 +145,7 @@ ELSEWHERE = {  # seen best where they act
         "set_method", "sets_by_class", "sets_randomised", "answered_accuracy", "guarantee")),
         "test_results.py"),
     "data.near_duplicates": "test_likeness.py", "data.measure_test": "test_studies.py",
-    "data.shortcuts": "test_shortcut_runs.py",
+    "data.shortcuts": "test_shortcut_runs.py", "data.familiarity": "test_familiarity.py",
     "training.compile": "test_compiling.py", "data.unreadable": "test_run.py",
     "training.wise_ft": "test_wise_ft.py",
     "data.duplicates": "test_splits.py",

@@ -268,7 +268,10 @@ def test_views_are_the_pictures_mirrored_and_turned(single):
     wanted = np.mean([predictor.network(np.ascontiguousarray(v)).probabilities for v in flips],
                      axis=0)
     np.testing.assert_allclose(predictor.with_views("flips").network(batch).probabilities, wanted)
-    whole = predictor.with_views("d4").network
+
+    def whole(given):
+        return predictor.with_views("d4").network(given).probabilities
+
     np.testing.assert_allclose(whole(batch), whole(np.rot90(batch, axes=(1, 2))), atol=1e-6)
     np.testing.assert_allclose(whole(batch).sum(axis=1), 1)
     with pytest.raises(ConfigurationError, match="flips and d4"):

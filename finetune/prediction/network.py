@@ -61,8 +61,9 @@ def load_network(run: RunDirectory, *, precision: str = "fp32",
                  ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
     """A function from pictures (B, H, W, C) of the run's number type and size to logits (B, K).
 
-    Beside the logits it gives distances (B,) from the training pictures, or None where the run has
-    none. It computes on the run's device, or on the best one that is here.
+    Beside the logits it gives distances (B,) from the training pictures, or None where the run kept
+    nothing of them, and in bf16, whose rounding is large along axes in which features hardly vary.
+    It computes on the run's device, or on the best one that is here.
 
     Args:
         run: A finished one.
@@ -73,7 +74,7 @@ def load_network(run: RunDirectory, *, precision: str = "fp32",
     compute_exactly(device)
     model, prepare = load_run_model(run, device), PrepareBatch(spec, device)
     lay_out, autocast = arithmetic(run.config).lay_out, Arithmetic(precision).autocast(device)
-    known = load_familiarity(run)
+    known = load_familiarity(run) if precision == "fp32" else None
     answering = WithFeatures(model, known.names if known is not None else ())
     distance = None if known is None else Distance(known.to_arrays()).to(device)
 

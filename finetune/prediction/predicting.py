@@ -130,7 +130,8 @@ def load_predictor(model: str, *, precision: str = "fp32", tta: str | None = Non
         warn("this run kept no features of its training pictures: that a picture is far from them "
              "is not told")
     if precision != "fp32":
-        warn(f"{precision}: answers are near those of fp32, in which the run was measured")
+        warn(f"{precision}: answers are near those of fp32, in which the run was measured; that a "
+             "picture is far from the training pictures is not told")
     if tta is None:
         return predictor
     warn(f"--tta {tta}: calibration, thresholds and sets were fitted on single views; what was "
