@@ -3,11 +3,7 @@
 import csv
 import json
 import os
-import signal
 import stat
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -16,7 +12,7 @@ import pytest
 
 from finetune.data.decoding import UnreadableImage, decode_image
 from finetune.data.given_pictures import GivenPictures
-from finetune.errors import DataError, InputError, Interrupted
+from finetune.errors import DataError, InputError
 from finetune.prediction import predicting
 from finetune.prediction.files import RowFile, partial_of, side_of
 from finetune.prediction.predicting import PredictOptions, predict
@@ -88,7 +84,7 @@ def test_an_empty_word_is_told():
         GivenPictures([""])
 
 
-def test_a_pattern_finds_each_picture_once_whatever_links_there_are(pictures, tmp_path, monkeypatch):
+def test_a_pattern_finds_a_picture_once_whatever_links_there_are(pictures, tmp_path, monkeypatch):
     (pictures / "loop").symlink_to(tmp_path)
     (tmp_path / "other").symlink_to(pictures)
     own = sorted(map(str, pictures.glob("*.png")))

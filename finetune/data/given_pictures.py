@@ -142,7 +142,8 @@ def _rows(table: Path, column: str) -> Iterator[Given]:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
-            rows = csv.DictReader(stream, delimiter=max(",;\t", key=first.count), restkey="", strict=True)
+            rows = csv.DictReader(stream, delimiter=max(",;\t", key=first.count), restkey="",
+                                  strict=True)  # an open quote would swallow all rows behind it
             columns = rows.fieldnames or []
             if column not in columns:
                 raise DataError(f"{table} has no column {column!r}{did_you_mean(column, columns)}; "
