@@ -54,6 +54,8 @@ def plain_name(name: str) -> str:
     >>> plain_name("a\nb.png")
     'a\\nb.png'
     """
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else repr(text)[1:-1]
 
