@@ -20,6 +20,7 @@ import finetune
 from finetune.__main__ import main
 from finetune.composition import compose
 from finetune.data.decoding import conform, decode_image, to_unit_range
+from finetune.data.splits import read_splits
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, InputError, Interrupted
 from finetune.evaluation.abstention import Abstention
@@ -600,6 +601,29 @@ def test_classes_that_the_run_does_not_know_are_told(single, tmp_path, capsys):
     assert code == 2 and "B (did you mean 'b'?)" in told
     code, told = evaluated(capsys, single.path, "--labels", "x")
     assert code == 2 and "go with paths" in told
+
+
+def test_new_pictures_that_the_run_had_are_told(single, tmp_path, capsys):
+    code, told = evaluated(capsys, single.path, root_of(single), "--output", tmp_path / "o.json")
+    rows = read_splits(single.path / "splits.csv")
+    parts = {part: sum(row["split"] == part for row in rows) for part in ("train", "val", "test")}
+    assert code == 0 and "byte for byte, pictures of this run" in told
+    assert json.loads((tmp_path / "o.json").read_text())["pictures_of_the_run"] == parts
+    new = draw(tmp_path / "new" / "b" / "1.png", 999)
+    code, told = evaluated(capsys, single.path, new)
+    assert code == 0 and "byte for byte" not in told
+    assert "none of the new pictures is of =SUM(A1), c" in told
+    code, told = evaluated(capsys, single.path, new, new)
+    assert code == 0 and "1 of the 2 new pictures are given more than once" in told
+
+
+def test_labels_that_are_missing_are_told(single, tmp_path, capsys):
+    draw(tmp_path / "1.png", 0)
+    (tmp_path / "t.csv").write_text("path,class\n1.png,\n1.png,b\n")
+    code, told = evaluated(capsys, single.path, tmp_path / "t.csv", "--labels", "class")
+    assert code == 2 and "1 pictures have no label: 1.png" in told
+    code, told = evaluated(capsys, single.path, "-")
+    assert code == 2 and "standard input have no labels" in told
 
 
 # ---- elsewhere

@@ -14,6 +14,7 @@ from finetune.errors import DataError, InputError, did_you_mean, first_of
 from finetune.evaluation.decision_measures import measure_decisions
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
+from finetune.prediction.known_pictures import find_known, read_hashes
 from finetune.prediction.predictor import Predictor, batches, run_facts
 from finetune.results import measure_answers
 from finetune.run_directory import RunDirectory
@@ -50,8 +51,12 @@ def evaluate_new(run: RunDirectory, words: Sequence[str], *, labels: str | None 
     if output is not None and output.exists():
         raise InputError(f"{output} exists; choose another name or remove it first")
     facts = run_facts(run)
+    if "-" in words:
+        raise InputError("names on standard input have no labels: give folders named as the "
+                         "classes, or a CSV file with --labels")
     given = list(GivenPictures(words, path_column))
     truth = truth_of(given, facts["labels"], labels)
+    known = find_known([each.path for each in given], read_hashes(run.path / "splits.csv"))
     from finetune.prediction.network import load_network
 
     predictor = Predictor(**facts, network=load_network(run))
@@ -59,11 +64,14 @@ def evaluate_new(run: RunDirectory, words: Sequence[str], *, labels: str | None 
     measured: dict[str, Any] = measure_answers({"test": answers})
     if predictor.decisions is not None:
         measured["decisions"] = measure_decisions(predictor.decisions, answers)
+    for text in [*known.warnings(), *_without_pictures(answers)]:
+        warn(text)
     _print(run, measured, len(answers), predictor.origin.rehearsal)
     if output is not None:
         new = {"new" if k == "test" else k: v for k, v in measured.items() if k != "intervals"}
         write_json(output, {"run": run.name, "weights": predictor.origin.weights,
-                            "pictures": len(answers), "unreadable": broken, **new,
+                            "pictures": len(answers), "unreadable": broken,
+                            "pictures_of_the_run": known.parts, "repeated": known.repeated, **new,
                             "intervals": measured["intervals"]["test"]})
         say(f"wrote {output}")
     if broken:
@@ -83,6 +91,10 @@ def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None) -> np.
         return np.array([[_yes_no(each, name) for name in spec.class_names] for each in given],
                         dtype=np.float32)
     names = [_class_of(each, column) for each in given]
+    without = [each.name for each, name in zip(given, names, strict=True) if not name]
+    if without:
+        raise DataError(f"{len(without)} pictures have no label: {first_of(without)}; fill column "
+                        f"{column!r} or leave these rows out")
     unknown = sorted(set(names) - set(spec.class_names))
     if unknown:
         where = f"column {column!r}" if column else "the pictures' folders; --labels names a column"
@@ -131,6 +143,15 @@ def _answers(predictor: Predictor, given: Sequence[Given],
     return (Predictions([names[i] for i in kept], truth[kept], np.concatenate(logits),
                         predictor.labels),
             [names[i] for i in np.flatnonzero(~np.array(readable))])
+
+
+def _without_pictures(answers: Predictions) -> list[str]:
+    """What to say where averages over classes are over fewer than the run's own."""
+    spec = answers.label_spec
+    absent = [name for number, name in enumerate(spec.class_names)
+              if not (answers.labels == number).any()] if spec.is_exclusive else []
+    return [f"none of the new pictures is of {first_of(absent)}: averages over classes are over "
+            "others than the run's own"] if absent else []
 
 
 def _print(run: RunDirectory, measured: dict[str, Any], count: int, rehearsal: bool) -> None:
