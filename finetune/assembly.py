@@ -12,7 +12,7 @@ import numpy as np
 from finetune.config import Config, DataConfig, FreezingPolicy, Loss, NormStatistics, Unreadable
 from finetune.data.near_duplicates import near_duplicate_groups
 from finetune.data.picture_paths import near_folder
-from finetune.data.samples import Samples, read_samples, read_splits_file
+from finetune.data.samples import FolderSource, Samples, read_samples, read_splits_file
 from finetune.data.scanning import PictureFacts, duplicate_groups, scan_pictures
 from finetune.data.shortcuts import CueResult
 from finetune.data.splits import Split
@@ -57,6 +57,12 @@ class Data:
     def part_facts(self, name: str) -> list[PictureFacts]:
         """What decoding told about the pictures of a part, in the same order."""
         return [self.facts[i] for i in np.flatnonzero(self.split.names == name)]
+
+    @property
+    def file_hashes(self) -> list[str] | None:
+        """Of each picture's file; None where pictures are no files of their own."""
+        is_folder = isinstance(self.samples.source, FolderSource)
+        return [fact.byte_hash for fact in self.facts] if is_folder else None
 
     @property
     def parts(self) -> list[str]:

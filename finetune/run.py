@@ -132,7 +132,7 @@ def fit(config: Config, *, replaced: dict[str, tuple[Any, Any]] | None = None,
         if before is None:
             run = signals.run = signals.run or start(config)
             run.write_config(session.with_whole_paths(config))
-            write_splits(run.path / "splits.csv", data.samples, data.split)
+            write_splits(run.path / "splits.csv", data.samples, data.split, data.file_hashes)
             keep_start(run, config, model)
             run.write_environment(describe_environment(
                 config, data, spec, weights, method.groups, model, device=str(device),

@@ -18,7 +18,7 @@ from finetune.errors import CheckError, ConfigurationError, InputError
 from finetune.exporting import exporting, formats
 from finetune.exporting.exporting import ExportOptions, export
 from finetune.exporting.parity import TIE, check_parity
-from finetune.prediction.predictor import Answers, Predictor
+from finetune.prediction.predictor import Predictor
 from finetune.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -185,8 +185,10 @@ def test_pt2_takes_any_batch_and_gives_the_same(run, tmp_path):
     predictor = Predictor.from_run(run)
     batch = np.stack([predictor.prepare(name).pixels for name in pictures_of(run)[:11]])
     for count in (1, 5, 11):
-        odds, far = (each.detach().numpy() for each in module(torch.from_numpy(batch[:count])))
+        odds, logits, far = (each.detach().numpy() for each in
+                             module(torch.from_numpy(batch[:count])))
         wanted = predictor.network(batch[:count])
+        assert np.allclose(logits, wanted.logits, rtol=1e-3, atol=1e-4)
         assert np.abs(odds - wanted.probabilities).max() <= 1e-4
         assert np.allclose(far, wanted.distances, rtol=1e-3)
     assert json.loads(told["finetune.json"])["export"]["format"] == "pt2"
@@ -254,8 +256,8 @@ def test_half_that_overflows_is_not_written(run, tmp_path, capsys):
 def test_another_answer_is_exit_code_3_and_nothing_is_left(run, tmp_path, monkeypatch, capsys):
     class Shifted(exporting.ExportedModel):
         def forward(self, pictures):
-            odds, far = super().forward(pictures)
-            return odds + 2e-4, far
+            odds, *others = super().forward(pictures)
+            return odds + 2e-4, *others
 
     monkeypatch.setattr(exporting, "ExportedModel", Shifted)
     for name in ("m.onnx", "m.pt2"):
@@ -268,8 +270,8 @@ def test_a_network_that_can_not_be_exported_is_told(run, tmp_path, monkeypatch):
     class Python(exporting.ExportedModel):
         def forward(self, pictures):
             factor = 2 if pictures.float().sum() > 0 else 3  # known when it runs alone
-            odds, far = super().forward(pictures)
-            return odds * factor, far
+            odds, *others = super().forward(pictures)
+            return odds * factor, *others
 
     monkeypatch.setattr(exporting, "ExportedModel", Python)
     with pytest.raises(CheckError, match="can't take this network"):
@@ -286,13 +288,13 @@ def test_parity_sees_single_pictures_and_batches(run):
         return lambda batch: change(own(batch)) if when(len(batch)) else own(batch)
 
     def swapped(answers):
-        return Answers(answers.probabilities[:, ::-1], answers.distances)
+        return answers._replace(probabilities=answers.probabilities[:, ::-1])
 
     def broken(answers):
-        return Answers(np.full_like(answers.probabilities, np.nan), answers.distances)
+        return answers._replace(probabilities=answers.probabilities * np.nan)
 
     def farther(answers):
-        return Answers(answers.probabilities, answers.distances * 1.1)
+        return answers._replace(distances=answers.distances * 1.1)
 
     assert check_parity(predictor, own, pictures).passes(half=False)
     for when in (lambda count: count == 1, lambda count: count > 1):
@@ -438,3 +440,22 @@ def test_a_rehearsals_export_is_stamped(tmp_path, run):
     assert main(words) == 0
     rows = rows_of(tmp_path / "a.csv")
     assert rows and all(row["rehearsal"] == "true" for row in rows)
+
+
+def test_an_export_is_measured_on_new_pictures_as_its_run(run, exported, tmp_path, capsys):
+    """The same figures, beside those that the run measured of itself."""
+    root, told = run.config.data.root, []
+    for number, model in enumerate((str(run.path), str(exported))):
+        words = ["evaluate", model, f"{root}/a", f"{root}/b", f"{root}/c", "--output",
+                 str(tmp_path / f"{number}.json")]
+        assert main(words) == 0
+        told.append(json.loads((tmp_path / f"{number}.json").read_text()))
+        own = f"{run.metrics['test']['log_loss']:.4f}"
+        assert own in next(line for line in capsys.readouterr().out.splitlines()
+                           if line.startswith("log_loss"))
+    for name, value in told[0]["new"].items():
+        if isinstance(value, float):
+            assert told[1]["new"][name] == pytest.approx(value, abs=1e-4), name
+    assert told[0]["weights"] == told[1]["weights"]
+    assert main(["evaluate", str(exported)]) == 2
+    assert "labelled" in capsys.readouterr().err

@@ -20,6 +20,7 @@ import finetune
 from finetune.__main__ import main
 from finetune.composition import compose
 from finetune.data.decoding import conform, decode_image, to_unit_range
+from finetune.data.splits import read_splits
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, InputError, Interrupted
 from finetune.evaluation.abstention import Abstention
@@ -606,6 +607,29 @@ def test_classes_that_the_run_does_not_know_are_told(single, tmp_path, capsys):
     assert code == 2 and "go with paths" in told
 
 
+def test_new_pictures_that_the_run_had_are_told(single, tmp_path, capsys):
+    code, told = evaluated(capsys, single.path, root_of(single), "--output", tmp_path / "o.json")
+    rows = read_splits(single.path / "splits.csv")
+    parts = {part: sum(row["split"] == part for row in rows) for part in ("train", "val", "test")}
+    assert code == 0 and "byte for byte, pictures of this run" in told
+    assert json.loads((tmp_path / "o.json").read_text())["pictures_of_the_run"] == parts
+    new = draw(tmp_path / "new" / "b" / "1.png", 999)
+    code, told = evaluated(capsys, single.path, new)
+    assert code == 0 and "byte for byte" not in told
+    assert "none of the new pictures is of =SUM(A1), c" in told
+    code, told = evaluated(capsys, single.path, new, new)
+    assert code == 0 and "1 of the 2 new pictures are given more than once" in told
+
+
+def test_labels_that_are_missing_are_told(single, tmp_path, capsys):
+    draw(tmp_path / "1.png", 0)
+    (tmp_path / "t.csv").write_text("path,class\n1.png,\n1.png,b\n")
+    code, told = evaluated(capsys, single.path, tmp_path / "t.csv", "--labels", "class")
+    assert code == 2 and "1 pictures have no label: 1.png" in told
+    code, told = evaluated(capsys, single.path, "-")
+    assert code == 2 and "standard input have no labels" in told
+
+
 # ---- elsewhere
 
 
@@ -623,3 +647,23 @@ def test_wrong_options_are_told():
                   {"workers": -1}):
         with pytest.raises(ConfigurationError):
             PredictOptions(**wrong)
+
+
+def test_intervals_of_new_pictures_count_the_groups_that_are_named(single, tmp_path, capsys):
+    rows = ["path,label,patient"]
+    for number in range(40):
+        name = ("=SUM(A1)", "b", "c")[number % 3]
+        draw(tmp_path / f"{number}.png", number, top=100 + 70 * (number % 3))
+        rows.append(f"{number}.png,{name},p{number // 8}")
+    (tmp_path / "new.csv").write_text("\n".join(rows))
+    spans = []
+    for number, words in enumerate(([], ["--groups", "patient"])):
+        assert main(["evaluate", str(single.path), str(tmp_path / "new.csv"), "--labels", "label",
+                     "--output", str(tmp_path / f"{number}.json"), *words]) == 0
+        entry = json.loads((tmp_path / f"{number}.json").read_text())["intervals"]["accuracy"]
+        spans.append(entry["high"] - entry["low"])
+    assert spans[0] != spans[1]
+    assert "count 5 groups" in capsys.readouterr().out
+    assert main(["evaluate", str(single.path), str(tmp_path / "new.csv"), "--labels", "label",
+                 "--groups", "patiend"]) == 2
+    assert "patient" in capsys.readouterr().err

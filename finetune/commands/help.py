@@ -60,7 +60,7 @@ Use of a model
                           a row for each picture; MODEL is a run or an exported .onnx file; paths
                           are pictures, folders, patterns, CSV files
                           (--path-column NAME), or - for names on standard input
-  evaluate RUN PATH ... [--labels COLUMN] [--output FILE.json]
+  evaluate MODEL PATH ... [--labels COLUMN] [--groups COLUMN] [--output FILE.json]
                           metrics on new labelled pictures beside those of the run's test part;
                           labels are folders' names, or a column of CSV files
   export RUN FILE [--format onnx|pt2|timm] [--half] [--pictures PATH] [--overwrite]

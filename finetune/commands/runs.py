@@ -32,24 +32,29 @@ def resume_command(words: list[str]) -> int:
 
 def evaluate_command(words: list[str]) -> int:
     """Measure a run again, or on new pictures."""
-    parser = command_parser("evaluate", ["run"])
+    parser = command_parser("evaluate", ["model"])
     parser.add_argument("paths", nargs="*", metavar="PATH", help="new pictures, with labels")
     parser.add_argument("--split", choices=["val", "test"], default=None)
     parser.add_argument("--labels", metavar="COLUMN", help="of CSV files; default: folders' names")
+    parser.add_argument("--groups", metavar="COLUMN", help="of CSV files: what belongs together")
     parser.add_argument("--path-column", default="path", metavar="NAME", help="of CSV files")
     parser.add_argument("--output", metavar="FILE", type=Path, help="JSON with everything")
     given = parser.parse_intermixed_args(words)
-    run = single_run(given.run)
     if given.paths:
         from finetune.prediction.new_data import evaluate_new
 
-        return evaluate_new(run, given.paths, labels=given.labels, path_column=given.path_column,
+        exported = Path(given.model).suffix == ".onnx"
+        model = Path(given.model).expanduser() if exported else single_run(given.model)
+        return evaluate_new(model, given.paths, labels=given.labels, groups=given.groups,
+                            path_column=given.path_column,
                             output=given.output and given.output.expanduser())
-    if given.labels or given.output:
-        parser.error("--labels and --output go with paths of new pictures")
+    if given.labels or given.output or given.groups:
+        parser.error("--labels, --groups and --output go with paths of new pictures")
+    if Path(given.model).suffix == ".onnx":
+        parser.error(f"{given.model} holds no pictures: name labelled ones")
     from finetune.run import evaluate
 
-    evaluate(run, part=given.split)
+    evaluate(single_run(given.model), part=given.split)
     return 0
 
 

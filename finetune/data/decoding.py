@@ -4,6 +4,8 @@ No torch here: training, report and prediction decode with the same code.
 """
 
 import io
+import os
+import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +30,7 @@ Pixels = npt.NDArray[Any]
 _EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
                ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".dcm", ".dicom", ".avif"}
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _KEPT_DEPTH = ("I", "F")  # and I;16 in its byte orders
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
             "lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX,
@@ -97,10 +100,17 @@ def decode_image(source: str | Path | bytes, *, name: str = "",
 
 def _content(path: str | Path, label: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableImage(f"{label}: not an ordinary file but a pipe or a device")
             return file.read()
     except OSError as error:
         raise UnreadableImage(f"{label}: {error.strerror or error}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A file, opened; a named pipe that nobody writes to would never be."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _is_dicom(content: bytes, label: str) -> bool:
@@ -130,13 +140,20 @@ def _read_ordinary(content: bytes, label: str) -> Read:
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{label}: not a picture, or of an unknown format") from error
+        raise UnreadableImage(f"{label}: {_unknown(content)}") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"{label}: too large: {error}") from error
     except BROKEN as error:
         raise UnreadableImage(f"{label}: broken or truncated ({error})") from error
     first = [f"frame 1 of {frames} used"] if frames > 1 else []
     return turned(pixels, orientation), mode, [*first, *notes, *told]
+
+
+def _unknown(content: bytes) -> str:
+    """What is said of bytes that no reader takes."""
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF:
+        return "HEIC, which is not decoded here; convert it, for instance to PNG"
+    return "not a picture, or of an unknown format"
 
 
 @cache

@@ -10,7 +10,8 @@ from finetune.data.decoding import is_picture
 from finetune.data.samples import FolderSource, Samples, single_label
 from finetune.errors import DataError, first_of
 
-__all__ = ["has_folders", "part_name", "picture_files", "read_folders", "visible_files"]
+__all__ = ["has_folders", "is_loop", "part_name", "picture_files", "read_folders",
+           "visible_files", "visible_folders"]
 
 _PARTS = {"train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val",
           "validation": "val", "dev": "val", "test": "test", "testing": "test", "tst": "test"}
@@ -101,7 +102,7 @@ def _loose(folder: Path) -> list[str]:
 
 def _visible_folders(folder: Path) -> list[Path]:
     return sorted(Path(e.path) for e in _entries(folder)
-                  if os.path.isdir(e.path) and _is_visible(e.name) and not _is_loop(e.path))
+                  if os.path.isdir(e.path) and _is_visible(e.name) and not is_loop(e.path))
 
 
 def has_folders(root: Path) -> bool:
@@ -113,10 +114,12 @@ def _is_visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _is_loop(path: str) -> bool:
+def is_loop(path: str) -> bool:
     """Whether a link leads to a folder that it lies in."""
+    if not os.path.islink(path):
+        return False
     target = os.path.realpath(path)
-    return os.path.islink(path) and Path(os.path.realpath(os.path.dirname(path))).is_relative_to(
+    return Path(os.path.realpath(os.path.dirname(path))).is_relative_to(
         target)
 
 
@@ -165,6 +168,17 @@ def _class_rows(root: Path, folders: list[Path], part: str,
 
 def visible_files(folder: Path) -> Iterator[str]:
     """Paths of all visible files below a folder, sorted; links are followed, loops are not."""
+    for here, files in _walked(folder):
+        yield from (os.path.join(here, f) for f in sorted(files) if not f.startswith("."))
+
+
+def visible_folders(folder: str) -> Iterator[str]:
+    """A folder and all visible ones below it, sorted; links are followed, loops are not."""
+    return (here for here, _ in _walked(folder))
+
+
+def _walked(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Each visible folder once, and the names of its files."""
     seen = set[str]()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -173,8 +187,8 @@ def visible_files(folder: Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders
-                            if _is_visible(f) and not _is_loop(os.path.join(here, f)))
-        yield from (os.path.join(here, f) for f in sorted(files) if not f.startswith("."))
+                            if _is_visible(f) and not is_loop(os.path.join(here, f)))
+        yield str(here), files
 
 
 def picture_files(folder: Path) -> list[str]:

@@ -3,13 +3,14 @@
 import csv
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.data.decoding import is_picture
-from finetune.data.folders import visible_files
+from finetune.data.folders import is_loop, visible_files, visible_folders
 from finetune.data.picture_paths import near_folder
 from finetune.errors import DataError, did_you_mean, first_of
 
@@ -63,6 +64,8 @@ class GivenPictures:
         for word in self.words:
             if word == "-" or self._matches(word):
                 continue
+            if not word:
+                raise DataError("one of the paths is empty text: an unset variable?")
             if glob.has_magic(word):
                 raise DataError(f"no file fits {word}")
             raise DataError(f"{word} does not exist{near_folder(Path(word))}")
@@ -90,7 +93,7 @@ class GivenPictures:
     def _matches(self, word: str) -> list[str]:
         if os.path.lexists(os.path.expanduser(word)):
             return [os.path.expanduser(word)]
-        return sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else []
+        return sorted(_outermost(_fitting(word))) if glob.has_magic(word) else []
 
     def _below(self, path: str) -> Iterator[Given]:
         if os.path.isdir(path):
@@ -109,6 +112,22 @@ class GivenPictures:
                 self.skipped[extension or "no extension"] += 1
 
 
+def _fitting(pattern: str) -> set[str]:
+    """Files and folders that fit; ``**/`` stands for visible folders, none of them twice."""
+    parts = re.split(r"(?:^|(?<=/))\*\*/+", pattern, maxsplit=1)
+    if len(parts) == 1:
+        return {found for found in glob.glob(pattern) if not is_loop(found)}
+    return {found for start in (glob.glob(parts[0]) if parts[0] else [""])
+            for folder in visible_folders(start or ".")
+            for found in _fitting(os.path.join(
+                glob.escape(folder if start else folder.removeprefix(".").lstrip("/")), parts[1]))}
+
+
+def _outermost(paths: set[str]) -> Iterator[str]:
+    """Those that lie in none of the others: a folder brings what is in it."""
+    return (path for path in paths if not any(str(each) in paths for each in Path(path).parents))
+
+
 def _without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
@@ -123,11 +142,15 @@ def _rows(table: Path, column: str) -> Iterator[Given]:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
-            rows = csv.DictReader(stream, delimiter=max(",;\t", key=first.count), restkey="")
+            rows = csv.DictReader(stream, delimiter=max(",;\t", key=first.count), restkey="",
+                                  strict=True)  # an open quote would swallow all rows behind it
             columns = rows.fieldnames or []
             if column not in columns:
                 raise DataError(f"{table} has no column {column!r}{did_you_mean(column, columns)}; "
                                 f"it has {first_of(columns)}; name yours with --path-column")
+            if columns.count(column) > 1:
+                raise DataError(f"{table} has {columns.count(column)} columns {column!r}; name one "
+                                "of them otherwise")
             for row in rows:
                 named = {k: v or "" for k, v in row.items() if isinstance(v, str | None) and k}
                 yield Given(named[column], _from_table(table, named[column]), named)
@@ -138,7 +161,7 @@ def _rows(table: Path, column: str) -> Iterator[Given]:
 
 
 def _from_table(table: Path, name: str) -> str:
-    path = os.path.join(table.parent, name)
+    path = os.path.join(table.parent, name) if name else ""
     if "\\" in name and "\0" not in name and not os.path.exists(path):
         return os.path.join(table.parent, name.replace("\\", "/"))
     return path

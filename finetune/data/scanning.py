@@ -19,7 +19,7 @@ from finetune.data.row_store import RowStore
 from finetune.data.samples import PictureSource
 from finetune.data.unions import joined
 
-__all__ = ["PictureFacts", "decoder_versions", "duplicate_groups", "scan_pictures"]
+__all__ = ["PictureFacts", "content_hash", "decoder_versions", "duplicate_groups", "scan_pictures"]
 
 _FORMAT = 5  # of what is stored; a new one makes old caches void
 _SAVE_EVERY = 2000  # pictures; what an interrupted scan loses at most
@@ -130,7 +130,8 @@ def _facts(source: PictureSource, name: str) -> PictureFacts:
     if not np.isfinite([low, high]).all():
         return PictureFacts(error="NaN or infinite pixels")
     height, width, channels = pixels.shape
-    return PictureFacts(height, width, channels, str(pixels.dtype), decoded.mode, _digest(content),
+    return PictureFacts(height, width, channels, str(pixels.dtype), decoded.mode,
+                        content_hash(content),
                         _pixel_hash(pixels), low, high, decoded.notes,
                         glance=glance_at(name, content, pixels))
 
@@ -143,7 +144,8 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _digest(content: bytes) -> str:
+def content_hash(content: bytes) -> str:
+    """BLAKE2b, 128 bits, of a file's bytes, in hexadecimal: `PictureFacts.byte_hash`."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -151,7 +153,7 @@ def _pixel_hash(pixels: npt.NDArray[Any]) -> str:
     if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
     head = f"{pixels.shape}{pixels.dtype}".encode()
-    return _digest(head + np.ascontiguousarray(pixels).tobytes())
+    return content_hash(head + np.ascontiguousarray(pixels).tobytes())
 
 
 def duplicate_groups(facts: Sequence[PictureFacts]) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """What the training pictures were like as files, and in what another picture differs from them."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,8 +58,10 @@ class SeenPictures:
         return [*self._mode(decoded), *self._size(decoded), *self._values(decoded)]
 
     def _mode(self, decoded: Decoded) -> list[str]:
+        if not decoded.mode or decoded.mode in self.modes:
+            return []
         plain = f"{decoded.pixels.dtype}x{decoded.pixels.shape[-1]}"  # arrays have no other name
-        if not decoded.mode or {decoded.mode, plain} & set(self.modes):
+        if plain in self.modes:
             return []
         common = sorted(self.modes, key=lambda mode: -self.modes[mode])
         return [f"mode {decoded.mode}; in training {first_of(common, count=3)}"]
@@ -71,7 +74,7 @@ class SeenPictures:
         return [f"{width} x {height} pixels; in training sides of {low} to {high}"]
 
     def _values(self, decoded: Decoded) -> list[str]:
-        kind = str(decoded.pixels.dtype)
+        kind = _name_of(decoded.pixels.dtype)
         if kind not in self.values:
             return [f"{kind} values; in training {first_of(sorted(self.values))}"]
         lowest, darkest, highest = self.values[kind]
@@ -82,6 +85,9 @@ class SeenPictures:
         if high < darkest - _DARKER * span:
             return [f"largest value {high:g}; in training at least {darkest:g}"]
         return []
+
+
+_name_of = functools.cache(str)  # of number types: numpy takes its time, for each picture
 
 
 def describe_pictures(facts: Sequence[PictureFacts]) -> SeenPictures | None:

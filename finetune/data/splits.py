@@ -236,20 +236,28 @@ def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
     return found
 
 
-def write_splits(path: Path, samples: Samples, split: Split) -> Path:
+def write_splits(path: Path, samples: Samples, split: Split,
+                 hashes: Sequence[str] | None = None) -> Path:
     """Write path, label, split and group of every picture; the split of a dropped one is empty.
 
     Several labels are joined by ``|``; an unknown one has a ``?`` in front.
+
+    Args:
+        path: The file.
+        samples: The pictures.
+        split: Their parts.
+        hashes: Of their contents, where later pictures are to be compared with them.
     """
     assert len(set(samples.ids)) == len(samples) == len(split.names)
     assert set(split.names) <= {*PARTS, ""}
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # \r needs it until 3.13
-    plain.writerow(["path", "label", "split", "group"])
+    plain.writerow(["path", "label", "split", "group", *([] if hashes is None else ["hash"])])
     groups = samples.groups or [""] * len(samples)
     for index, (name, part) in enumerate(zip(samples.ids, split.names, strict=True)):
-        row = [name, _label_text(samples, index), part, groups[index]]
+        row = [name, _label_text(samples, index), part, groups[index],
+               *([] if hashes is None else [hashes[index]])]
         (quoted if "\r" in "".join(row) else plain).writerow(row)
     return write_text(path, text.getvalue())
 

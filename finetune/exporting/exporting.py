@@ -22,7 +22,7 @@ from finetune.exporting.parity import BATCH, Parity, check_parity
 from finetune.method import noise
 from finetune.models.familiarity import WithDistance
 from finetune.models.prefix import folded_copy
-from finetune.prediction.model_facts import KEY, facts_to_json
+from finetune.prediction.model_facts import KEY, facts_to_json, measured_part
 from finetune.prediction.network import load_familiarity, load_plain_model
 from finetune.prediction.onnx_model import load_onnx
 from finetune.prediction.predictor import (
@@ -180,7 +180,7 @@ def _about(run: RunDirectory, facts: dict[str, Any], form: str, half: bool) -> d
     environment, origin = run.environment, facts["origin"]
     export = {"format": form, "precision": "fp16" if half else "fp32", "torch": version("torch"),
               "model": run.config.model.name, "data": environment["data"].get("fingerprint"),
-              "files": environment.get("files", {})}
+              "files": environment.get("files", {}), "measured": measured_part(run)}
     if form == "onnx":
         export["opset"] = formats.OPSET
     stamp = {"rehearsal": "REHEARSAL: trained on generated pictures; the answers mean nothing"}

@@ -49,7 +49,7 @@ def write_onnx(model: ExportedModel, spec: InputSpec, path: Path, about: Mapping
     with _quietly("ONNX"):
         program: Any = torch.onnx.export(
             model, (example_batch(spec),), dynamo=True, opset_version=OPSET, external_data=False,
-            input_names=[INPUT], output_names=OUTPUTS[:1 + model.tells_distances], verbose=False,
+            input_names=[INPUT], output_names=OUTPUTS[:2 + model.tells_distances], verbose=False,
             dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}})
         program.model.metadata_props.update(about)
         program.save(str(path), external_data=False)
@@ -82,9 +82,8 @@ def as_network(module: nn.Module) -> Network:
     """What `ExportedModel` answers, with arrays in place of tensors."""
     def network(batch: np.ndarray) -> Answers:
         with torch.inference_mode():
-            answers: Any = module(torch.from_numpy(batch))
-        odds, *distances = answers if isinstance(answers, tuple) else (answers,)
-        return Answers(np.asarray(odds.numpy(), np.float64), *(d.numpy() for d in distances))
+            odds, *others = module(torch.from_numpy(batch))
+        return Answers(np.asarray(odds.numpy(), np.float64), *(each.numpy() for each in others))
 
     return network
 

@@ -16,10 +16,10 @@ _DTYPES = {Dtype.uint8: torch.uint8, Dtype.uint16: torch.uint16, Dtype.float32: 
 
 
 class ExportedModel(nn.Module):
-    """Pictures (B, H, W, C) of the spec's number type and size to probabilities (B, K) float32.
+    """Pictures (B, H, W, C) of the spec's number type and size to all that is known of them.
 
-    Where the model gives distances (B,) from the training pictures beside its logits, they come as
-    a second answer.
+    That is probabilities (B, K), calibrated, logits (B, K) before that, and where the model gives
+    them distances (B,) from the training pictures; float32.
 
     Args:
         model: Normalised images (B, C, H, W) to logits (B, K), or to a pair of these and distances.
@@ -53,15 +53,16 @@ class ExportedModel(nn.Module):
         for name, values in given.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, pictures: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Calibrated probabilities (B, K), and distances (B,) where there are any."""
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Probabilities (B, K), logits (B, K), and distances (B,) where there are any."""
         unit = ((pictures.to(torch.float32) - self.low) / self.span).clamp(0.0, 1.0)
         images = (unit * self.factor + self.offset).permute(0, 3, 1, 2)
         answers: Any = self.model(images.to(self.kind))
         raw, *distances = answers if self.tells_distances else (answers,)
-        logits = raw.to(torch.float32) * self.scale + self.bias
-        odds = logits.sigmoid() if self.several else logits.softmax(dim=1)
-        return (odds, *distances) if distances else odds
+        logits = raw.to(torch.float32)
+        calibrated = logits * self.scale + self.bias
+        odds = calibrated.sigmoid() if self.several else calibrated.softmax(dim=1)
+        return odds, logits, *distances
 
 
 def _halved(model: nn.Module) -> nn.Module:

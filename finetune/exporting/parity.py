@@ -72,6 +72,7 @@ def _joined(network: Network, parts: Sequence[np.ndarray]) -> Answers:
     answers = [network(part) for part in parts]
     distances = [each.distances for each in answers if each.distances is not None]
     return Answers(np.concatenate([each.probabilities for each in answers]),
+                   np.concatenate([each.logits for each in answers]),
                    np.concatenate(distances) if distances else None)
 
 

@@ -13,6 +13,11 @@ from finetune.errors import InputError
 from finetune.files import write_json
 from finetune.prediction.predictor import Prediction, Predictor, point_name
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing stops two commands from writing one file
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["FORMATS", "RowFile", "columns", "header_line", "plain_name", "row_line"]
 
 FORMATS = ("csv", "jsonl")
@@ -49,6 +54,8 @@ def plain_name(name: str) -> str:
     >>> plain_name("a\nb.png")
     'a\\nb.png'
     """
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else repr(text)[1:-1]
 
@@ -128,18 +135,19 @@ class RowFile:
         A torn last line is dropped.
 
         Raises:
-            InputError: The rows that are there are of another model or other options.
+            InputError: The rows that are there are of another model or other options, another
+                command is writing them, or no file can be made there.
         """
         partial, side = partial_of(output), side_of(output)
-        if resume and partial.exists():
-            _refuse_other(partial, side, about)
-            stream = partial.open("r+b")
-            _drop_torn_line(stream)
-        else:
-            write_json(side, dict(about))
-            stream = partial.open("w+b")
+        stream = _locked(partial)
         rows = cls(output, form, header, stream)
         try:
+            if resume and stream.seek(0, os.SEEK_END):
+                _refuse_other(partial, side, about)
+                _drop_torn_line(stream)
+            else:
+                stream.truncate(0)
+                _write_side(side, about)
             rows._put_header()
         except InputError:
             rows.close()
@@ -162,9 +170,11 @@ class RowFile:
         """Give the file its name; no part of it is seen under it before."""
         self.stream.flush()
         os.fsync(self.stream.fileno())
-        self.stream.close()
+        if fcntl is None:  # open files can't be renamed there
+            self.stream.close()
         os.replace(partial_of(self.output), self.output)
         side_of(self.output).unlink(missing_ok=True)
+        self.stream.close()  # and with it goes the lock
 
     def close(self) -> None:
         """Leave the partial file as it is."""
@@ -205,6 +215,36 @@ def partial_of(output: Path) -> Path:
 def side_of(output: Path) -> Path:
     """What the partial rows are of."""
     return Path(f"{output}.partial.json")
+
+
+def _locked(partial: Path) -> BinaryIO:
+    """The partial file, made if there is none, for this process alone."""
+    try:
+        stream = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    except OSError as error:
+        raise InputError(f"{partial} can't be made or written: {error.strerror}; name a file in "
+                         "another folder with --output") from error
+    if fcntl is None:
+        return stream
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.close()
+        raise InputError(f"another command is writing {partial}: wait for its end, or name another "
+                         "--output") from error
+    except OSError:  # a file system without locks
+        return stream
+    if not (partial.exists() and os.path.samestat(os.fstat(stream.fileno()), partial.stat())):
+        stream.close()
+        raise InputError(f"another command has just finished {partial}")
+    return stream
+
+
+def _write_side(side: Path, about: Mapping[str, Any]) -> None:
+    try:
+        write_json(side, dict(about))
+    except OSError as error:
+        raise InputError(f"{side} can't be written: {error.strerror}") from error
 
 
 def _refuse_other(partial: Path, side: Path, about: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
 from finetune.data.seen_pictures import SeenPictures
@@ -12,7 +12,10 @@ from finetune.evaluation.familiarity import FarLimit
 from finetune.prediction.predictor import Origin, refuse_newer
 from finetune.specs import InputSpec, LabelSpec
 
-__all__ = ["FORMAT", "KEY", "facts_to_json", "json_to_facts"]
+if TYPE_CHECKING:
+    from finetune.run_directory import RunDirectory
+
+__all__ = ["FORMAT", "KEY", "facts_to_json", "json_to_facts", "measured_part"]
 
 KEY = "finetune"  # of the document among a file's metadata
 FORMAT = 1        # of the document; grows when older versions would misread it
@@ -53,3 +56,17 @@ def json_to_facts(text: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{name}: what the model says of itself is damaged "
                          f"({type(error).__name__}: {error}); export the run again") from error
+
+
+def measured_part(run: "RunDirectory") -> dict[str, Any]:
+    """What a run measured of itself: on test, or where it has none on validation.
+
+    Returns:
+        ``part``, its scalar ``values`` and their ``intervals`` by name.
+    """
+    metrics = run.metrics
+    part = "test" if "test" in metrics else "val"
+    values = {k: v for k, v in metrics[part].items() if isinstance(v, int | float)}
+    intervals = metrics.get("intervals", {}).get(part, {})
+    return {"part": part, "values": values,
+            "intervals": {k: v for k, v in intervals.items() if k in values}}

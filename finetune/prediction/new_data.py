@@ -1,7 +1,8 @@
-"""``evaluate RUN PATHS``: how a finished run does on labelled pictures that it never had."""
+"""``evaluate MODEL PATHS``: how a model does on labelled pictures that it never had."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,10 @@ from finetune.evaluation.decision_measures import measure_decisions
 from finetune.evaluation.familiarity import measure_far
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
-from finetune.prediction.predictor import (
-    Logits,
-    Predictor,
-    batches,
-    calibrated_network,
-    run_facts,
-)
+from finetune.prediction.known_pictures import find_known, read_hashes
+from finetune.prediction.model_facts import measured_part
+from finetune.prediction.onnx_model import read_onnx
+from finetune.prediction.predictor import Predictor, batches
 from finetune.results import measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec
@@ -33,17 +31,29 @@ YES_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "
           "no": 0.0, "": np.nan, "nan": np.nan, "?": np.nan}
 
 
-def evaluate_new(run: RunDirectory, words: Sequence[str], *, labels: str | None = None,
-                 path_column: str = "path", output: Path | None = None) -> int:
-    """Measure a run on new labelled pictures; print it beside its own test part.
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a model, what was measured of it at first, and its pictures' hashes."""
 
-    Nothing in the run changes. Intervals take pictures for independent.
+    predictor: Predictor
+    own: dict[str, Any]
+    hashes: dict[str, str] | None
+
+
+def evaluate_new(model: "RunDirectory | str | os.PathLike[str]", words: Sequence[str], *,
+                 labels: str | None = None, groups: str | None = None, path_column: str = "path",
+                 output: Path | None = None) -> int:
+    """Measure a model on new labelled pictures; print it beside its own test part.
+
+    Nothing in the run changes.
 
     Args:
-        run: A finished one.
+        model: A finished run, or an ONNX file of ``export``.
         words: See `finetune.data.given_pictures.GivenPictures`.
         labels: The column of tables with the class; unset: the name of each picture's folder.
             Several labels are read from columns that are named as the classes.
+        groups: The column of tables that says which pictures belong together, such as a patient's;
+            intervals count these. Unset: pictures are taken for independent.
         path_column: Of tables.
         output: A JSON file for all that was measured.
 
@@ -51,35 +61,48 @@ def evaluate_new(run: RunDirectory, words: Sequence[str], *, labels: str | None 
         3 where pictures could not be read, which are left out; else 0.
 
     Raises:
-        InputError: No pictures, no labels, classes that the run does not know, or an output that
+        InputError: No pictures, no labels, classes that the model does not know, or an output that
             exists.
     """
     if output is not None and output.exists():
         raise InputError(f"{output} exists; choose another name or remove it first")
-    facts = run_facts(run)
+    if "-" in words:
+        raise InputError("names on standard input have no labels: give folders named as the "
+                         "classes, or a CSV file with --labels")
     given = list(GivenPictures(words, path_column))
-    truth = truth_of(given, facts["labels"], labels)
-    from finetune.prediction.network import load_network
-
-    logits = load_network(run)
-    predictor = Predictor(**facts, network=calibrated_network(logits, facts["labels"],
-                                                              facts["decisions"]))
-    answers, distances, broken = _answers(predictor, logits, given, truth)
+    subject = _opened(model)
+    predictor = subject.predictor
+    truth = truth_of(given, predictor.labels, labels)
+    belonging = None if groups is None else _groups_of(given, groups)
+    known = find_known([each.path for each in given], subject.hashes)
+    answers, distances, broken = _answers(predictor, given, truth, belonging)
     measured: dict[str, Any] = measure_answers({"test": answers})
     if predictor.decisions is not None:
         measured["decisions"] = measure_decisions(predictor.decisions, answers)
     if predictor.far is not None and distances is not None:
         measured["familiarity"] = measure_far(distances, predictor.far)
-    _print(run, measured, len(answers), predictor.origin.rehearsal)
+    for text in [*known.warnings(), *_without_pictures(answers)]:
+        warn(text)
+    _print(subject, measured, answers)
     if output is not None:
         new = {"new" if k == "test" else k: v for k, v in measured.items() if k != "intervals"}
-        write_json(output, {"run": run.name, "weights": predictor.origin.weights,
-                            "pictures": len(answers), "unreadable": broken, **new,
+        write_json(output, {"run": predictor.origin.run, "weights": predictor.origin.weights,
+                            "pictures": len(answers), "unreadable": broken,
+                            "pictures_of_the_run": known.parts, "repeated": known.repeated, **new,
                             "intervals": measured["intervals"]["test"]})
         say(f"wrote {output}")
     if broken:
         warn(f"{len(broken)} pictures could not be read and are left out: {first_of(broken)}")
     return 3 if broken else 0
+
+
+def _opened(model: "RunDirectory | str | os.PathLike[str]") -> _Subject:
+    if not isinstance(model, RunDirectory) and Path(model).suffix == ".onnx":
+        predictor, export = read_onnx(model)
+        return _Subject(predictor, export["measured"], None)
+    run = model if isinstance(model, RunDirectory) else RunDirectory.open(Path(model))
+    return _Subject(Predictor.from_run(run), measured_part(run),
+                    read_hashes(run.path / "splits.csv"))
 
 
 def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None) -> np.ndarray:
@@ -94,6 +117,10 @@ def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None) -> np.
         return np.array([[_yes_no(each, name) for name in spec.class_names] for each in given],
                         dtype=np.float32)
     names = [_class_of(each, column) for each in given]
+    without = [each.name for each, name in zip(given, names, strict=True) if not name]
+    if without:
+        raise DataError(f"{len(without)} pictures have no label: {first_of(without)}; fill column "
+                        f"{column!r} or leave these rows out")
     unknown = sorted(set(names) - set(spec.class_names))
     if unknown:
         where = f"column {column!r}" if column else "the pictures' folders; --labels names a column"
@@ -123,8 +150,22 @@ def _yes_no(each: Given, name: str) -> float:
     return YES_NO[value.lower()]
 
 
-def _answers(predictor: Predictor, network: Logits, given: Sequence[Given], truth: np.ndarray,
-             ) -> tuple[Predictions, np.ndarray | None, list[str]]:
+def _groups_of(given: Sequence[Given], column: str) -> list[str]:
+    """The group of each picture.
+
+    Raises:
+        DataError: There is no such column, or a picture without a group.
+    """
+    found = [_cell(each, column) for each in given]
+    without = [each.name for each, group in zip(given, found, strict=True) if not group]
+    if without:
+        raise DataError(f"{len(without)} pictures have no group: {first_of(without)}; fill column "
+                        f"{column!r}")
+    return found
+
+
+def _answers(predictor: Predictor, given: Sequence[Given], truth: np.ndarray,
+             groups: Sequence[str] | None) -> tuple[Predictions, np.ndarray | None, list[str]]:
     """Answers for the pictures that can be read, their distances, and the names of the others."""
     prepared = map_ahead(lambda each: predictor.prepare(each.path, name=each.name), given,
                          threads=THREADS, ahead=AHEAD * predictor.batch_size)
@@ -133,34 +174,44 @@ def _answers(predictor: Predictor, network: Logits, given: Sequence[Given], trut
         for some in batches(prepared, predictor.batch_size):
             good = [each.pixels for each in some if each.pixels is not None]
             readable += [each.pixels is not None for each in some]
-            answers += [network(np.stack(good))] if good else []
+            answers += [predictor.network(np.stack(good))] if good else []
             progress(len(readable))
     if not answers:
         raise DataError(f"none of the {len(given)} pictures can be read")
     kept = np.flatnonzero(readable)
     names = [each.name for each in given]
-    distances = [far for _, far in answers if far is not None]
+    distances = [each.distances for each in answers if each.distances is not None]
     return (Predictions([names[i] for i in kept], truth[kept],
-                        np.concatenate([logits for logits, _ in answers]), predictor.labels),
+                        np.concatenate([each.logits for each in answers]), predictor.labels,
+                        None if groups is None else [groups[int(i)] for i in kept]),
             np.concatenate(distances) if distances else None,
             [names[i] for i in np.flatnonzero(~np.array(readable))])
 
 
-def _print(run: RunDirectory, measured: dict[str, Any], count: int, rehearsal: bool) -> None:
-    before = run.metrics
-    part = "test" if "test" in before else "val"
-    own, new = before[part], measured["test"]
+def _without_pictures(answers: Predictions) -> list[str]:
+    """What to say where averages over classes are over fewer than the run's own."""
+    spec = answers.label_spec
+    absent = [name for number, name in enumerate(spec.class_names)
+              if not (answers.labels == number).any()] if spec.is_exclusive else []
+    return [f"none of the new pictures is of {first_of(absent)}: averages over classes are over "
+            "others than the run's own"] if absent else []
+
+
+def _print(subject: _Subject, measured: dict[str, Any], answers: Predictions) -> None:
+    own, new, part = subject.own, measured["test"], subject.own["part"]
     shown = [k for k, v in new.items() if isinstance(v, float) and k != "count"]
-    table(f"{count} new pictures, and the run's own {part} part",
+    table(f"{len(answers)} new pictures, and the run's own {part} part",
           ["metric", "new", f"the run's {part}"],
           [[k, _with_interval(new, measured["intervals"]["test"], k),
-            _with_interval(own, before.get("intervals", {}).get(part, {}), k)] for k in shown])
+            _with_interval(own["values"], own["intervals"], k)] for k in shown])
     if "familiarity" in measured:
         far = measured["familiarity"]
         say(f"far from the training pictures: {far['share']:.1%} ({far['low']:.1%} to "
             f"{far['high']:.1%}) of the new pictures")
-    say("Intervals of new pictures take these for independent of each other.")
-    if rehearsal:
+    say("Intervals of new pictures take these for independent of each other; --groups COLUMN names "
+        "a patient's, a region's." if answers.groups is None else
+        f"Intervals of new pictures count {len(set(answers.groups))} groups.")
+    if subject.predictor.origin.rehearsal:
         warn("REHEARSAL: this model was trained on generated pictures")
 
 

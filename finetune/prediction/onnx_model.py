@@ -10,9 +10,10 @@ from finetune.errors import FinetuneError, InputError
 from finetune.prediction.model_facts import KEY, json_to_facts
 from finetune.prediction.predictor import Answers, Network, Predictor
 
-__all__ = ["INPUT", "OUTPUTS", "load_onnx"]
+__all__ = ["INPUT", "OUTPUTS", "load_onnx", "read_onnx"]
 
-INPUT, OUTPUTS = "pictures", ("probabilities", "distances")  # of the graph; the last may lack
+# of the graph; the last may lack
+INPUT, OUTPUTS = "pictures", ("probabilities", "logits", "distances")
 _TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
 
 
@@ -27,15 +28,21 @@ def load_onnx(path: str | os.PathLike[str], *, batch_size: int = 32) -> Predicto
         InputError: It can't be read, isn't ours, is of a newer version, or onnxruntime isn't
             installed.
     """
+    return read_onnx(path, batch_size=batch_size)[0]
+
+
+def read_onnx(path: str | os.PathLike[str], *,
+              batch_size: int = 32) -> tuple[Predictor, dict[str, Any]]:
+    """As `load_onnx`, and how the file was made: format, versions, what was measured of the run."""
     file = Path(path)
     session = _open(file)
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if text is None:
         raise InputError(f"{file} was not exported by finetune: it does not say which classes it "
                          "knows and how pictures are prepared")
-    facts, _ = json_to_facts(text, str(file))
+    facts, export = json_to_facts(text, str(file))
     _check_graph(session, facts, file)
-    return Predictor(**facts, network=_network(session, file), batch_size=batch_size)
+    return Predictor(**facts, network=_network(session, file), batch_size=batch_size), export
 
 
 def _open(file: Path) -> Any:
@@ -78,8 +85,8 @@ def _check_graph(session: Any, facts: dict[str, Any], file: Path) -> None:
     taken = {each.name: (each.type, list(each.shape)) for each in session.get_inputs()}
     given = {each.name: list(each.shape)[1:] for each in session.get_outputs()}
     sides = [*spec.size, spec.channels]
-    wanted = {OUTPUTS[0]: [facts["labels"].output_width]}
-    wanted |= {OUTPUTS[1]: []} if facts["far"] is not None else {}
+    wanted = {name: [facts["labels"].output_width] for name in OUTPUTS[:2]}
+    wanted |= {OUTPUTS[2]: []} if facts["far"] is not None else {}
     kind, shape = taken.get(INPUT, ("", []))
     same = (kind, shape[1:], given) == (_TYPES[spec.dtype.value], sides, wanted)
     if set(taken) != {INPUT} or not same:
@@ -98,7 +105,8 @@ def _network(session: Any, file: Path) -> Network:
         except failures as error:
             raise FinetuneError(f"{file}: {_first_line(error)}") from error
         told = dict(zip(names, found, strict=True))
-        return Answers(np.asarray(told[OUTPUTS[0]], np.float64), told.get(OUTPUTS[1]))
+        return Answers(np.asarray(told[OUTPUTS[0]], np.float64), told[OUTPUTS[1]],
+                       told.get(OUTPUTS[2]))
 
     return network
 

@@ -160,13 +160,17 @@ def _open_model(model: str, precision: str, batch_size: int) -> Predictor:
 def _check_output(output: Path, options: PredictOptions) -> None:
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file in it")
+    if output.name == "-" or (output.exists() and not output.is_file()):
+        raise InputError(f"--output {output} is no ordinary file; rows are written to one that "
+                         "gets its name when it is whole")
     if not output.parent.is_dir():
         raise InputError(f"there is no folder {output.parent}; make it first")
     if output.exists() and not options.overwrite:
-        raise InputError(f"{output} exists; --overwrite replaces it")
-    if partial_of(output).exists() and not (options.resume or options.overwrite):
-        raise InputError(f"{partial_of(output)} is there from a command that did not end: "
-                         "--resume goes on with it, --overwrite begins anew")
+        whole = " and is whole" if options.resume and not partial_of(output).exists() else ""
+        raise InputError(f"{output} exists{whole}; --overwrite replaces it")
+    if os.path.exists(partial_of(output)) and not (options.resume or options.overwrite):
+        raise InputError(f"{partial_of(output)} is there from a command that did not end, or not "
+                         "yet: --resume goes on with it, --overwrite begins anew")
 
 
 def _standard_input() -> Iterator[str]:

@@ -42,10 +42,12 @@ class Answers(NamedTuple):
 
     Attributes:
         probabilities: (B, K) float64, calibrated.
+        logits: (B, K) before calibration.
         distances: (B,) from the training pictures; None where the model keeps nothing of them.
     """
 
     probabilities: np.ndarray
+    logits: np.ndarray
     distances: np.ndarray | None = None
 
 
@@ -181,8 +183,8 @@ class Predictor:
         """The same model, answering with the mean of its probabilities over several views.
 
         ``flips``: as it is, mirrored in both ways, and both; ``d4``: also these turned by 90
-        degrees. Calibration and thresholds were fitted on single views. Distances are those of the
-        picture as it is.
+        degrees. Calibration and thresholds were fitted on single views. Logits and distances are
+        those of the picture as it is.
 
         Raises:
             ConfigurationError: Unknown views, or turned ones of pictures that are not square.
@@ -197,8 +199,8 @@ class Predictor:
 
         def network(batch: np.ndarray) -> Answers:
             answers = [inner(np.ascontiguousarray(view)) for view in _views(batch, tta)]
-            return Answers(np.mean([each.probabilities for each in answers], axis=0),
-                           answers[0].distances)
+            return answers[0]._replace(
+                probabilities=np.mean([each.probabilities for each in answers], axis=0))
 
         return replace(self, network=network)
 
@@ -318,9 +320,9 @@ def calibrated_network(logits: Logits, labels: LabelSpec,
     """A function of pictures to calibrated answers, of one to logits (B, K) and distances."""
     def network(batch: np.ndarray) -> Answers:
         values, distances = logits(batch)
-        if decisions is not None:
-            return Answers(calibrated(decisions, values), distances)
-        return Answers(to_probabilities(values, multi=labels.kind is LabelKind.multi), distances)
+        odds = (calibrated(decisions, values) if decisions is not None
+                else to_probabilities(values, multi=labels.kind is LabelKind.multi))
+        return Answers(odds, values, distances)
 
     return network
 
