@@ -54,8 +54,8 @@ def _cell(value: Any) -> str:
 
 
 @contextmanager
-def progress_bar(text: str, total: int) -> Iterator[Any]:
-    """A function that takes the number done; draws only on a terminal."""
+def progress_bar(text: str, total: int | None) -> Iterator[Any]:
+    """A function that takes the number done; draws only on a terminal. ``total`` None: unknown."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:

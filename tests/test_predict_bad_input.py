@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import resource
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -162,3 +164,38 @@ def test_a_whole_file_has_nothing_to_go_on_with(pictures, tmp_path):
     predict("run", [str(pictures)], output)
     with pytest.raises(InputError, match="exists and is whole"):
         predict("run", [str(pictures)], output, PredictOptions(resume=True))
+
+
+def test_a_full_disk_loses_no_row(pictures, tmp_path):
+    whole, output = tmp_path / "whole.csv", tmp_path / "o.csv"
+    predict("run", [str(pictures)], whole)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole.stat().st_size - 200, before[1]))
+    try:
+        with pytest.raises(OSError):
+            predict("run", [str(pictures)], output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not output.exists() and partial_of(output).read_bytes().count(b"\n") > 4
+    assert predict("run", [str(pictures)], output, PredictOptions(resume=True)) == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
+# ---- standard input
+
+
+def test_how_many_names_standard_input_has_is_unknown(pictures, tmp_path, monkeypatch):
+    told = []
+
+    @contextmanager
+    def bar(text, total):
+        told.append(total)
+        yield lambda done: None
+
+    monkeypatch.setattr(predicting, "progress_bar", bar)
+    lines = [f"{each}\r\n" for each in sorted(pictures.iterdir())] + ["\n", "\r\n", "none.png"]
+    assert predict("run", ["-"], tmp_path / "o.csv", lines=lines) == 3
+    assert [row["path"] for row in rows_of(tmp_path / "o.csv")] == [
+        *map(str, sorted(pictures.iterdir())), "none.png"]
+    predict("run", [str(pictures)], tmp_path / "p.csv")
+    assert told == [None, 12]

@@ -20,6 +20,7 @@ import finetune
 from finetune.__main__ import main
 from finetune.composition import compose
 from finetune.data.decoding import conform, decode_image, to_unit_range
+from finetune.data.samples import read_samples
 from finetune.data.splits import read_splits
 from finetune.data.transforms import build_transform
 from finetune.errors import ConfigurationError, InputError, Interrupted
@@ -613,6 +614,8 @@ def test_new_pictures_that_the_run_had_are_told(single, tmp_path, capsys):
     parts = {part: sum(row["split"] == part for row in rows) for part in ("train", "val", "test")}
     assert code == 0 and "byte for byte, pictures of this run" in told
     assert json.loads((tmp_path / "o.json").read_text())["pictures_of_the_run"] == parts
+    again = read_samples(str(root_of(single)), splits_file=single.path / "splits.csv")
+    assert len(again) == 60  # the hashes don't hinder
     new = draw(tmp_path / "new" / "b" / "1.png", 999)
     code, told = evaluated(capsys, single.path, new)
     assert code == 0 and "byte for byte" not in told

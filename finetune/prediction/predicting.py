@@ -240,7 +240,7 @@ def _prepared(predictor: Predictor, each: Given) -> Prepared:
 def _progress(done: int, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; elsewhere a line now and then."""
     began = last = time.monotonic()
-    with progress_bar("predicting", total=total or 0) as bar:
+    with progress_bar("predicting", total=total) as bar:
         def told(count: int) -> None:
             nonlocal last
             bar(count)
