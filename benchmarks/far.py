@@ -197,10 +197,14 @@ def distances(run: Any, train: list[Any], val: list[Any]) -> dict[str, Distance]
                            if row["split"] == "train"])
     known = load_familiarity(run)
     nearest = [by_class(each, labels, fit_gaussian) for each in train]
-    middle = [np.median(one(each)) for one, each in zip(nearest, val, strict=True)]
+
+    def all_nearest(parts: list[Any]) -> Any:
+        return np.stack([one(each) for one, each in zip(nearest, parts, strict=True)], axis=1)
+
+    logarithms = np.log(all_nearest(val))
+    usual, spread = logarithms.mean(axis=0), logarithms.std(axis=0)
     return {"all depths": known.distance,
-            "all depths, by class": lambda parts: join_distances(np.stack(
-                [one(each) for one, each in zip(nearest, parts, strict=True)], axis=1), middle),
+            "all depths, by class": lambda parts: join_distances(all_nearest(parts), usual, spread),
             "last features": lambda parts: known.parts[-1].distance(parts[-1]),
             "last features, by class": lambda parts: nearest[-1](parts[-1])}
 

@@ -90,7 +90,8 @@ def whole(pictures, tmp_path_factory, finished):
 def content(run):
     history = [{k: v for k, v in entry.items() if k not in TIMES} for entry in run.history]
     checkpoint = torch.load(run.last_checkpoint, weights_only=True)
-    return history, checkpoint, run.best_weights.read_bytes(), run.metrics
+    return (history, checkpoint, run.best_weights.read_bytes(), run.metrics,
+            run.familiarity.read_bytes())
 
 
 def assert_same(left, right):

@@ -3,10 +3,10 @@
 The features of each depth get a Gaussian, whose Mahalanobis distances are joined. Lee et al. 2018
 (arXiv:1807.03888) take the depths' pooled feature maps, a mean for each class, and weights that are
 learned from foreign pictures. Here there is one mean, which serves several labels too and measured
-the same (docs/predicting.md); depths weigh alike, each in units of its validation pictures' median.
-What only the last features tell is no use after full fine-tuning, where foreign pictures are
-mapped into the midst of the others. The limit is a conformal quantile of validation pictures: those
-of training are too near.
+the same (docs/predicting.md); a depth weighs by how little validation pictures differ in it. What
+only the last features tell is no use after full fine-tuning, where foreign pictures are mapped into
+the midst of the others. The limit is a conformal quantile of validation pictures: those of training
+are too near.
 """
 
 import json
@@ -22,12 +22,14 @@ from finetune.evaluation.proportions import count_proportion
 from finetune.files import write_bytes
 
 __all__ = ["AXES", "LEVEL", "Familiarity", "FarLimit", "FeatureGaussian", "find_limit",
-           "fit_familiarity", "fit_gaussian", "measure_far", "read_limit"]
+           "fit_familiarity", "fit_gaussian", "join_distances", "measure_far", "read_limit"]
 
 AXES = 64     # principal axes of a part with a variance of their own
 FAINTEST = 0.01  # of the largest deviation: what hardly varies is taken to vary so much
 LEVEL = 0.99  # of validation pictures lie within the limit
 ROUNDING = 1e-3  # relative; so far may distances of other arithmetic be apart
+TINY = 1e-12  # the smallest distance with a logarithm of its own
+NARROWEST = 0.01  # spread of logarithms, at least
 KINDS = ("mean", "scale", "axes", "widths", "rest")
 
 
@@ -36,7 +38,7 @@ class FarLimit:
     """From which distance on a picture is far from those of training.
 
     Attributes:
-        limit: The distance; 1 is typical for a validation picture.
+        limit: The distance, in the units of `join_distances`.
         quantile: Which share of validation pictures is within it at least; 1.0 where they were too
             few for `LEVEL`: it is the largest of their distances then.
         count: Validation pictures.
@@ -127,32 +129,34 @@ class Familiarity:
     Attributes:
         names: Of the modules that give the features; see `finetune.models.familiarity`.
         parts: A Gaussian for each.
-        typical: (L,) median distances of validation pictures.
+        usual: (L,) mean logarithms of validation pictures' distances.
+        spread: (L,) their standard deviations.
         limit: From where on a picture is far.
         trained_on: Training pictures that the Gaussians were fitted on.
     """
 
     names: tuple[str, ...]
     parts: tuple[FeatureGaussian, ...]
-    typical: tuple[float, ...]
+    usual: tuple[float, ...]
+    spread: tuple[float, ...]
     limit: FarLimit
     trained_on: int
 
     def distance(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """(N,) distances of features (N, D), one array for each part; 1 is typical."""
+        """(N,) distances of features (N, D), one array for each part."""
         return self.join(np.stack([part.distance(each) for part, each in zip(
             self.parts, features, strict=True)], axis=1))
 
     def join(self, distances: np.ndarray) -> np.ndarray:
         """(N,) of distances (N, L) to each part."""
-        return join_distances(distances, self.typical)
+        return join_distances(distances, self.usual, self.spread)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """float32 arrays for `finetune.models.familiarity.Distance`."""
-        found: dict[str, np.ndarray] = {}
-        for place, (part, typical) in enumerate(zip(self.parts, self.typical, strict=True)):
-            unit = 1 / (typical * len(self.parts) ** 0.5)
-            values = (part.mean, part.scale, part.axes, part.widths * unit, part.rest * unit)
+        found = {"usual": np.array(self.usual, np.float32),
+                 "spread": np.array(self.spread, np.float32)}
+        for place, part in enumerate(self.parts):
+            values = (part.mean, part.scale, part.axes, part.widths, part.rest)
             found |= {f"{place}.{kind}": np.atleast_1d(np.asarray(value, np.float32))
                       for kind, value in zip(KINDS, values, strict=True)}
         return found
@@ -161,7 +165,7 @@ class Familiarity:
         """Write arrays and plain values as safetensors, atomically; equal ones as equal bytes."""
         from safetensors.numpy import save
 
-        about = {"names": self.names, "typical": self.typical, "limit": self.limit.to_dict(),
+        about = {"names": self.names, "limit": self.limit.to_dict(),
                  "trained_on": self.trained_on}
         arrays = {name: np.ascontiguousarray(a) for name, a in self.to_arrays().items()}
         write_bytes(path, save(arrays, {"finetune": json.dumps(about, sort_keys=True)}))
@@ -185,16 +189,15 @@ class Familiarity:
 
     @classmethod
     def _built(cls, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Familiarity":
-        names, typical = tuple(map(str, about["names"])), tuple(map(float, about["typical"]))
-        parts = []
-        for place, (_, middle) in enumerate(zip(names, typical, strict=True)):
+        names, parts = tuple(map(str, about["names"])), []
+        usual, spread = (tuple(arrays[kind].tolist()) for kind in ("usual", "spread"))
+        for place, _ in enumerate(zip(names, usual, spread, strict=True)):
             mean, scale, axes, widths, rest = (arrays[f"{place}.{kind}"].astype(np.float64)
                                                for kind in KINDS)
-            unit = middle * len(names) ** 0.5
             if axes.shape != (len(mean), len(widths)) or scale.shape != mean.shape:
                 raise ValueError(f"shapes of part {place} do not go together")
-            parts.append(FeatureGaussian(mean, scale, axes, widths * unit, float(rest[0] * unit)))
-        return cls(names, tuple(parts), typical, FarLimit.from_dict(about["limit"]),
+            parts.append(FeatureGaussian(mean, scale, axes, widths, float(rest[0])))
+        return cls(names, tuple(parts), usual, spread, FarLimit.from_dict(about["limit"]),
                    int(about["trained_on"]))
 
 
@@ -262,9 +265,16 @@ def _principal(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values, 0) / size, vectors
 
 
-def join_distances(distances: np.ndarray, typical: Sequence[float]) -> np.ndarray:
-    """(N,): the root mean square over parts of distances (N, L), each in units of its typical."""
-    return np.asarray(np.sqrt(((distances / np.asarray(typical)) ** 2).mean(axis=1)))
+def join_distances(distances: np.ndarray, usual: Sequence[float],
+                   spread: Sequence[float]) -> np.ndarray:
+    """(N,) of distances (N, L): by how many standard deviations their logarithms exceed the usual.
+
+    The root mean square over parts; one that is nearer than usual counts as usual: 0. Logarithms,
+    since distances have long tails; a part in which validation pictures differ much weighs little.
+    """
+    logarithms = np.log(np.maximum(distances, TINY))
+    beyond = np.maximum((logarithms - np.asarray(usual)) / np.asarray(spread), 0)
+    return np.asarray(np.sqrt((beyond ** 2).mean(axis=1)))
 
 
 def find_limit(distances: np.ndarray, level: float = LEVEL) -> FarLimit:
@@ -295,9 +305,11 @@ def fit_familiarity(names: Sequence[str], parts: Sequence[FeatureGaussian],
     """
     if not np.isfinite(validation).all():
         raise DataError("features of validation pictures are NaN or infinite")
-    typical = np.maximum(np.median(validation, axis=0), 1e-12)
-    return Familiarity(tuple(names), tuple(parts), tuple(typical.tolist()),
-                       find_limit(join_distances(validation, typical)), trained_on)
+    logarithms = np.log(np.maximum(validation, TINY))
+    usual = logarithms.mean(axis=0).tolist()
+    spread = np.maximum(logarithms.std(axis=0), NARROWEST).tolist()
+    return Familiarity(tuple(names), tuple(parts), tuple(usual), tuple(spread),
+                       find_limit(join_distances(validation, usual, spread)), trained_on)
 
 
 def measure_far(distances: np.ndarray, limit: FarLimit,

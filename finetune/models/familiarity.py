@@ -83,21 +83,23 @@ class Distance(nn.Module):
 
     Args:
         arrays: From `Familiarity.to_arrays`: for each part ``I.mean`` (D,), ``I.scale`` (D,),
-            ``I.axes`` (D, R), ``I.widths`` (R,) and ``I.rest`` (1,), all of them for a distance
-            whose squares add up to the picture's.
+            ``I.axes`` (D, R), ``I.widths`` (R,) and ``I.rest`` (1,); for all of them ``usual`` (L,)
+            and ``spread`` (L,).
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
-        self.count = sum(name.endswith(".mean") for name in arrays)
         for name, array in arrays.items():
             values = torch.from_numpy(np.array(array, np.float32))
             self.register_buffer(name.replace(".", "_"), values)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """(B,) distances of features (B, D), one for each part."""
-        squares = torch.stack([self._square(place, each) for place, each in enumerate(features)])
-        return squares.sum(0).sqrt()
+        squares = torch.stack([self._square(place, each) for place, each in enumerate(features)],
+                              dim=1)
+        logarithms = squares.clamp_min(1e-24).log() / 2
+        beyond = (logarithms - self.get_buffer("usual")) / self.get_buffer("spread")
+        return beyond.relu().square().mean(1).sqrt()
 
     def _square(self, place: int, features: Tensor) -> Tensor:
         mean, scale, axes, widths, rest = (self.get_buffer(f"{place}_{kind}") for kind in (
