@@ -13,7 +13,7 @@ __all__ = ["BATCH", "TIE", "TOLERANCE", "Parity", "check_parity"]
 BATCH = 8         # pictures at a time through the run's network
 TOLERANCE = 1e-4  # of probabilities in 32-bit floats
 TIE = 0.01        # 16-bit floats may exchange classes whose probabilities differ by less
-FAR, HALF_FAR = 1e-3, 0.05  # of a distance from the training pictures, relative
+FAR, HALF_FAR = 1e-3, 0.05  # of distances from the training pictures, as shares of the limit
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Parity:
         pictures: Compared.
         difference: The largest of a probability.
         changed: Pictures that get another class, ties within `TIE` excepted.
-        distance: The largest difference of a distance from the training pictures, relative; 0 where
-            there are none.
+        distance: The largest difference of a distance from the training pictures, as a share of the
+            limit; 0 where there are none.
     """
 
     pictures: int
@@ -45,7 +45,7 @@ class Parity:
             return (f"with 16-bit floats {self.changed} of {self.pictures} pictures get another "
                     "class (or no answer); export without --half. Nothing was written")
         what, size = (("probabilities", self.difference) if self.difference > TOLERANCE and not half
-                      else ("distances from the training pictures, relative,", self.distance))
+                      else ("distances, as shares of their limit,", self.distance))
         return (f"the export's {what} differ from the run's by up to {size:.2g} on "
                 f"{self.pictures} pictures, more than is allowed. Nothing was written")
 
@@ -63,9 +63,10 @@ def check_parity(predictor: Predictor, network: Network, pictures: Sequence[Prep
     wanted = _joined(predictor.network, parts)
     found = [_joined(network, [batch]), _joined(network, list(batch[:, None]))]
     odds = [each.probabilities for each in found]
+    limit = 1.0 if predictor.far is None else max(predictor.far.limit, 1e-6)
     return Parity(len(batch), max(_largest(wanted.probabilities, each) for each in odds),
                   max(_changed(wanted.probabilities, each, predictor.labels) for each in odds),
-                  max(_apart(wanted.distances, each.distances) for each in found))
+                  max(_apart(wanted.distances, each.distances, limit) for each in found))
 
 
 def _joined(network: Network, parts: Sequence[np.ndarray]) -> Answers:
@@ -81,11 +82,9 @@ def _largest(wanted: np.ndarray, found: np.ndarray) -> float:
     return float(np.where(np.isfinite(gaps), gaps, np.inf).max())
 
 
-def _apart(wanted: np.ndarray | None, found: np.ndarray | None) -> float:
-    """The largest relative difference of distances; timm's folders leave them out."""
-    if wanted is None or found is None:
-        return 0.0
-    return _largest(np.ones(len(wanted)), found / np.maximum(wanted, 1e-6))
+def _apart(wanted: np.ndarray | None, found: np.ndarray | None, limit: float) -> float:
+    """The largest difference of distances in units of the limit; timm's folders leave them out."""
+    return 0.0 if wanted is None or found is None else _largest(wanted, found) / limit
 
 
 def _changed(wanted: np.ndarray, found: np.ndarray, labels: LabelSpec) -> int:
