@@ -22,7 +22,7 @@ from finetune.devices import compute_exactly
 from finetune.environment import refuse_other_data
 from finetune.errors import ConfigurationError, DataError, InputError
 from finetune.evaluation.label_errors import Suspect, rank_labels
-from finetune.files import write_text
+from finetune.files import safe_cell, write_text
 from finetune.method import build_method
 from finetune.models.architectures import ARCHITECTURES
 from finetune.models.depths import layer_depths
@@ -191,7 +191,7 @@ def _write(folder: Path, data: Data, rows: Sequence[dict[str, Any]], config: Con
     plain = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     plain.writeheader()
     for row in rows:
-        plain.writerow({**row, "self_confidence": f"{row['self_confidence']:.4f}",
+        plain.writerow({**{key: safe_cell(value) for key, value in row.items()}, "self_confidence": f"{row['self_confidence']:.4f}",
                         "margin": f"{row['margin']:.4f}", "flagged": "yes" if row["flagged"] else
                         "no"})
     write_text(folder / "mislabeled.csv", text.getvalue())

@@ -27,7 +27,7 @@ from finetune.data.split_by_time import split_by_time
 from finetune.data.split_warnings import PARTS, gap_warnings, split_warnings
 from finetune.data.unions import joined
 from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
-from finetune.files import write_text
+from finetune.files import plain_cell, safe_cell, write_text
 
 __all__ = ["Split", "SplitMethod", "class_counts", "read_splits", "split_samples", "write_splits"]
 
@@ -239,7 +239,8 @@ def class_counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
 def write_splits(path: Path, samples: Samples, split: Split) -> Path:
     """Write path, label, split and group of every picture; the split of a dropped one is empty.
 
-    Several labels are joined by ``|``; an unknown one has a ``?`` in front.
+    Several labels are joined by ``|``; an unknown one has a ``?`` in front. Text that a spreadsheet
+    could take for a formula begins with an apostrophe, which reading takes away again.
     """
     assert len(set(samples.ids)) == len(samples) == len(split.names)
     assert set(split.names) <= {*PARTS, ""}
@@ -249,7 +250,7 @@ def write_splits(path: Path, samples: Samples, split: Split) -> Path:
     plain.writerow(["path", "label", "split", "group"])
     groups = samples.groups or [""] * len(samples)
     for index, (name, part) in enumerate(zip(samples.ids, split.names, strict=True)):
-        row = [name, _label_text(samples, index), part, groups[index]]
+        row = [safe_cell(v) for v in (name, _label_text(samples, index), part, groups[index])]
         (quoted if "\r" in "".join(row) else plain).writerow(row)
     return write_text(path, text.getvalue())
 
@@ -265,4 +266,5 @@ def _label_text(samples: Samples, index: int) -> str:
 def read_splits(path: Path) -> list[dict[str, str]]:
     """Rows of a splits file."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        return [{key: plain_cell(value) if isinstance(value, str) else value
+                 for key, value in row.items()} for row in csv.DictReader(stream)]

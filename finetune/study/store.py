@@ -1,10 +1,9 @@
 """``study.json``: what a study is and how far it came."""
 
-import json
 from pathlib import Path
 
 from finetune.errors import InputError
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.run_directory import STUDY
 from finetune.study.plan import Study
 
@@ -24,7 +23,7 @@ def read_study(folder: Path) -> Study:
     """
     path = folder / STUDY
     try:
-        return Study.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Study.from_dict(read_json(path))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} can't be read as a study: {error}") from error
 
