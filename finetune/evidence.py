@@ -65,8 +65,9 @@ def read_facts(run: RunDirectory) -> Facts:
     metrics = run.metrics
     part = "test" if "test" in metrics else "val"
     intervals = compute_intervals(Predictions.load(run.predictions_path(part)), metrics[part])
-    return Facts(run.environment, run.settings, metrics, part, intervals, hash_file(run.best_weights),
-                 _divided_groups(run.path / "splits.csv"), len(read_heat_maps(run.path)),
+    return Facts(run.environment, run.settings, metrics, part, intervals,
+                 hash_file(run.best_weights), _divided_groups(run.path / "splits.csv"),
+                 len(read_heat_maps(run.path)),
                  count_looks(run) if part == "test" else 0)
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 __all__ = ["hash_file", "parse_json", "plain_cell", "read_json", "safe_cell", "write_bytes",
            "write_json", "write_text", "write_with"]
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # what makes a cell one, in some spreadsheet
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # how they begin, in some spreadsheet
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], object]) -> Path:

@@ -191,9 +191,9 @@ def _write(folder: Path, data: Data, rows: Sequence[dict[str, Any]], config: Con
     plain = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     plain.writeheader()
     for row in rows:
-        plain.writerow({**{key: safe_cell(value) for key, value in row.items()}, "self_confidence": f"{row['self_confidence']:.4f}",
-                        "margin": f"{row['margin']:.4f}", "flagged": "yes" if row["flagged"] else
-                        "no"})
+        told = {**row, "self_confidence": f"{row['self_confidence']:.4f}",
+                "margin": f"{row['margin']:.4f}", "flagged": "yes" if row["flagged"] else "no"}
+        plain.writerow({key: safe_cell(value) for key, value in told.items()})
     write_text(folder / "mislabeled.csv", text.getvalue())
     flagged = [row for row in rows if row["flagged"]]
     title = f"{len(flagged)} of {len(rows)} labels are probably wrong"

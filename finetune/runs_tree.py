@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import InputError
-from finetune.report.runs_page import MARK, write_runs_page
 from finetune.files import read_json
+from finetune.report.runs_page import MARK, write_runs_page
 from finetune.run_directory import STUDY
 from finetune.runs_index import RunRow
 

@@ -65,7 +65,7 @@ def value_problem(key: str, value: Any, *, shown: str | None = None) -> str | No
         return _text_problem(key, "null" if value is None else shown) if is_text else (
             f"{key}={shown}: expected a text, in quotes where YAML would read something else")
     if "${" in str(value):  # it would read variables of the environment, keys among them
-        return f"{key}={shown}: expected {_expected(key, shown)}, and nothing that stands for another"
+        return f"{key}={shown}: expected {_expected(key, shown)}, nothing that stands for another"
     try:
         typed = typed_value(key, value)
     except OmegaConfBaseException as error:

@@ -1,5 +1,6 @@
 """Runs that are to be compared: found, read, refused where they can't be, and joined to methods."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune.files import read_json
 from finetune.evaluation.decisions import Decisions, apply_decisions
 from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import reliability_diagram
+from finetune.files import read_json
 from finetune.report.charts import class_charts, reliability_charts, risk_chart
 from finetune.report.drawing import metric_titles
 from finetune.report.matrix import MOST_CLASSES, cell_pictures, matrix_rows
