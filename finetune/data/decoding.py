@@ -5,7 +5,6 @@ No torch here: training, report and prediction decode with the same code.
 
 import io
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from finetune.data.caught import caught_warnings
-from finetune.data.formats import Read, read_dicom, read_tiff, turned
+from finetune.data.formats import Read, pillow_formats, read_dicom, read_tiff, turned
 from finetune.data.jpeg import exif_orientation, read_jpeg
-from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage
+from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage, read_bytes
 from finetune.errors import DataError
 from finetune.specs import Dtype, Resize
 
@@ -27,7 +26,6 @@ Pixels = npt.NDArray[Any]
 
 _EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
                ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".dcm", ".dicom", ".avif"}
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _KEPT_DEPTH = ("I", "F")  # and I;16 in its byte orders
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
             "lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX,
@@ -79,7 +77,7 @@ def decode_image(source: str | Path | bytes, *, name: str = "",
         InputError: A DICOM file without pydicom.
     """
     label = name or ("picture" if isinstance(source, bytes) else str(source))
-    content = source if isinstance(source, bytes) else _content(source, label)
+    content = source if isinstance(source, bytes) else read_bytes(source, label)
     if not content:
         raise UnreadableImage(f"{label}: the file is empty (0 bytes)")
     jpeg = None if _is_dicom(content, label) else read_jpeg(content, at_least)
@@ -93,14 +91,6 @@ def decode_image(source: str | Path | bytes, *, name: str = "",
         count = int((~np.isfinite(pixels)).sum())
         raise UnreadableImage(f"{label}: {count} pixels are NaN or infinite")
     return Decoded(np.ascontiguousarray(pixels), mode, tuple(dict.fromkeys([*notes, *warned])))
-
-
-def _content(path: str | Path, label: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError as error:
-        raise UnreadableImage(f"{label}: {error.strerror or error}") from error
 
 
 def _is_dicom(content: bytes, label: str) -> bool:
@@ -117,7 +107,7 @@ def _read(content: bytes, label: str) -> Read:
 
 def _read_ordinary(content: bytes, label: str) -> Read:
     try:
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+        with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{label}: {image.width} x {image.height} pixels are more "
                                       f"than {MAX_PIXELS}")
@@ -137,12 +127,6 @@ def _read_ordinary(content: bytes, label: str) -> Read:
         raise UnreadableImage(f"{label}: broken or truncated ({error})") from error
     first = [f"frame 1 of {frames} used"] if frames > 1 else []
     return turned(pixels, orientation), mode, [*first, *notes, *told]
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()  # never all of them: Pillow hands EPS to an outside program
-    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _is_deep_png(content: bytes) -> bool:
