@@ -16,9 +16,9 @@ _TRAINING_PACKAGES = {"torch", "torchvision", "timm", "albumentations", "sklearn
 
 def main(words: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1, 2, 3 or 130."""
+    _put_current_folder_last()
     from finetune.cli import commands, run_command
 
-    _put_current_folder_last()
     words = sys.argv[1:] if words is None else words
     received: list[int] = []
     try:

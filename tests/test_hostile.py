@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from run_builder import SMALL, train_run
 
+from finetune import dotted
 from finetune.__main__ import main
 from finetune.archives import read_npz
 from finetune.composition import load_config
@@ -23,7 +24,7 @@ from finetune.models.state_dicts import read_tensors
 from finetune.run_directory import RunDirectory
 from finetune.study.plan import Sweep
 from finetune.study.store import read_study
-from finetune.study.sweep import _sampler
+from finetune.study.sweep import _quietly, _sampler
 from finetune.training.checkpoints import load_checkpoint, load_tensors, read_metadata
 
 MODULE = "import os\nos.mkdir({canary!r})\ndef code(*args, **more): return []\n"
@@ -55,7 +56,7 @@ def refused(capsys):
         code = main([str(word) for word in words])
         said = capsys.readouterr()
         assert code in codes, (words, said)
-        assert "Traceback" not in said.err and said.err.startswith("error: "), said
+        assert "Traceback" not in said.err and "error: " in said.err, said
         assert all(c.isprintable() or c == "\n" for c in said.out + said.err)
         return said.err
 
@@ -266,7 +267,7 @@ def test_a_studys_file_leads_nowhere(change, tmp_path, refused):
 def test_a_studys_file_gives_no_commands_to_launchers(word, tmp_path, refused, monkeypatch):
     (tmp_path / "study.json").write_text(json.dumps(study_values(launcher=[word])))
     assert "which could run commands" in refused("resume", tmp_path)
-    monkeypatch.setenv("FINETUNE_TRUST", word)
+    monkeypatch.setenv("FINETUNE_TRUST", word.partition("=")[0])
     assert "which could run commands" not in refused("resume", tmp_path, codes=(1, 2))
 
 
@@ -276,7 +277,7 @@ def test_a_studys_file_gives_no_commands_to_launchers(word, tmp_path, refused, m
      "no_such": 1}])
 def test_a_sampler_is_one_of_optunas_whatever_the_file_says(sampler, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigurationError, match="sampler"):
+    with pytest.raises(ConfigurationError, match="sampler"), _quietly():
         _sampler(Sweep({}, {}, 1, 1, {"seed": 1, **sampler}), 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -288,6 +289,9 @@ def test_a_sampler_is_one_of_optunas_whatever_the_file_says(sampler, tmp_path, m
 def evil(tmp_path, monkeypatch, canary):
     """A module in the current folder; importing it makes the canary."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(dotted, "_told", set())
+    monkeypatch.setenv(dotted.TRUST, "")
     (tmp_path / "evil_lab").mkdir()
     (tmp_path / "evil_lab" / "augment.py").write_text(MODULE.format(canary=str(canary)))
     yield "evil_lab.augment:code"
@@ -325,8 +329,7 @@ def test_code_that_a_run_names_runs_only_when_it_is_trusted(key, evil, run, cana
     (run.path / "config.yaml").write_text(text.replace(before, before.split(":")[0] + f": {evil}"))
     root = pictures_of(run)
     (run.path / "report.html").unlink()
-    commands = [["resume", run.path], ["evaluate", run.path], ["verify", run.path, "--twice"],
-                ["mislabeled", run.path]]
+    commands = [["resume", run.path], ["evaluate", run.path], ["verify", run.path, "--twice"]]
     if key == "model.name":
         commands.append(["predict", run.path, root, "--output", tmp_path / "p.csv"])
     for words in commands:
@@ -398,7 +401,8 @@ def test_a_table_names_pictures_below_its_root_alone(name, tmp_path):
 def test_a_splits_file_names_known_pictures_alone(tmp_path, refused):
     root = table(tmp_path, "a.png", "b.png")
     (tmp_path / "s.csv").write_text("path,label,split\n../outside.png,x,train\n/etc/passwd,y,val\n")
-    told = refused("plan", f"data.root={root}", f"data.splits_file={tmp_path / 's.csv'}")
+    told = refused("plan", *training(f"data.root={root}"),
+                   f"data.splits_file={tmp_path / 's.csv'}")
     assert "unknown paths: ../outside.png, /etc/passwd" in told
 
 

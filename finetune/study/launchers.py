@@ -67,16 +67,18 @@ def check_launcher(words: Sequence[str]) -> None:
 def check_kept_launcher(words: Sequence[str]) -> None:
     """Raise unless a study's own file asks a launcher for nothing but numbers and names.
 
-    Words such as ``hydra.launcher.setup=[…]`` run commands; whoever typed them may list them in
-    FINETUNE_TRUST.
+    Words such as ``hydra.launcher.setup=[…]`` run commands; whoever typed them may list their keys
+    in FINETUNE_TRUST.
 
     Raises:
         ConfigurationError: It does.
     """
-    wrong = [word for word in words if word not in trusted() and not _PLAIN_WORD.fullmatch(word)]
+    wrong = [word for word in words if not _PLAIN_WORD.fullmatch(word)
+             and word.partition("=")[0] not in trusted()]
     if wrong:
         raise ConfigurationError(f"{STUDY} holds {wrong[0]}, which could run commands, and which "
-                                 f"you didn't type now: if it is yours, set {TRUST}='{wrong[0]}'")
+                                 f"you didn't type now: if it is yours, set {TRUST}="
+                                 f"{wrong[0].partition('=')[0]}")
 
 
 def read_sweeper(words: Sequence[str]) -> dict[str, Any]:
@@ -116,9 +118,9 @@ def run_jobs(task: Callable[[DictConfig], Any], folder: Path, words: Sequence[st
     """
     loader = _loader()
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=task, config=_configuration(loader, folder, words))
     try:
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=_configuration(loader, folder, words))
         with warnings.catch_warnings(), _jobs_end_with_us(words):
             if not is_local(words):
                 warnings.simplefilter("ignore")  # of the plugins' own

@@ -133,17 +133,18 @@ def _told(arm: Arm, value: float | None, space: dict[str, Any]) -> Any:
 
 
 def _sampler(sweep: Sweep, number: int) -> Any:
-    from optuna import samplers
-
-    kinds = {"TPESampler": samplers.TPESampler, "RandomSampler": samplers.RandomSampler}
-    seed = np.random.SeedSequence([sweep.sampler["seed"], number]).generate_state(1)[0]
+    name = str(sweep.sampler.get("_target_")).removeprefix("optuna.samplers.")
     options = {key: value for key, value in sweep.sampler.items() if not key.startswith("_")}
-    try:  # never by Hydra's instantiate: study.json may come from somebody else
-        kind = kinds[sweep.sampler["_target_"].removeprefix("optuna.samplers.")]
-        return kind(**{**options, "seed": int(seed)})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"the sampler {sweep.sampler} is none that a study takes: "
-                                 f"{', '.join(SAMPLERS)} with numbers") from error
+    try:  # not by Hydra's instantiate, which calls whatever a study's file names
+        if name not in SAMPLERS:
+            raise TypeError(f"{name} is none")
+        from optuna import samplers
+
+        seed = np.random.SeedSequence([sweep.sampler["seed"], number]).generate_state(1)[0]
+        return getattr(samplers, name)(**{**options, "seed": int(seed)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"the sampler {sweep.sampler} is none that a study takes ({error})"
+                                 f": there are {', '.join(SAMPLERS)}, with numbers") from error
 
 
 def _trial(study: Study, number: int, params: dict[str, Any]) -> tuple[Arm, Member]:
