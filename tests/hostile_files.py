@@ -232,7 +232,8 @@ def valid_pictures():
             "progressive.jpg": _saved("JPEG", progressive=True),
             "a.tif": _tiff(data=np.arange(240, dtype=np.uint16).reshape(6, 8, 5),
                            photometric="minisblack", planarconfig="contig", compression="zlib"),
-            "pages.tif": _tiff(data=np.zeros((3, 8, 8), np.float32), metadata={"axes": "CYX"}),
+            "pages.tif": _tiff(data=np.zeros((2, 8, 8), np.float32), metadata={"axes": "CYX"},
+                               photometric="minisblack"),
             "a.dcm": dicom()}
 
 

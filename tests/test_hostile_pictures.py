@@ -21,11 +21,11 @@ from finetune.data.scanning import scan_pictures
 from finetune.data.unreadable import MAX_DECODED, MAX_FILE, UnreadableImage
 from finetune.errors import FinetuneError
 
-READ = {"exif.jpg"}  # odd, but a picture
+READ = {"exif.jpg", "shaped.tif"}  # odd, but pictures
 ODD_NAMES = ["a\nb.png", ";rm -rf x.png", "-rf.png", "$(touch owned).png", "`touch owned`.png",
              "<script>alert(1)<script>.png", "\x1b]0;owned\x07.png", "{{7*7}}.png", "=1+1.png",
              os.fsdecode(b"\xff\xfe.png"), "x" * 240 + ".png", "'; DROP TABLE facts;--.png",
-             "%s%n.png", "..png", "con.png", "\u202egnp.exe.png"]
+             "%s%n.png", "a..png", "con.png", "\u202egnp.exe.png"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_audit_and_training_name_them_and_go_on(hostile, tmp_path, capsys):
     assert main(["plan", *words]) == 2
     told = capsys.readouterr().err
     assert "data.unreadable=skip" in told and "bad-bomb.png" in told and "Traceback" not in told
-    assert main(["plan", *words, "data.unreadable=skip", "data.duplicates=allow"]) == 0
+    assert main(["plan", *words, "data.unreadable=skip", "data.duplicates=regroup"]) == 0
 
 
 def test_odd_names_are_names(tmp_path, capsys, monkeypatch):
