@@ -111,7 +111,8 @@ def npz(canary):
         "negative.npz": archive({f"{n}.npy": header((-5,)) for n in names}),
         "up.npz": archive({f"../../{n}.npy": plain.getvalue() for n in names}),
         "no-array.npz": archive({f"{n}.npy": b"nonsense" for n in names}),
-        "code-header.npz": archive({f"{n}.npy": header("__import__('os').getcwd()") for n in names}),
+        "code-header.npz": archive({f"{n}.npy": header("__import__('os').getcwd()")
+                                    for n in names}),
         "torn.npz": archive({"images.npy": plain.getvalue()})[:60], "no-zip.npz": b"nonsense",
         "pickle.npz": pickle.dumps(Canary(canary))}
 
@@ -279,5 +280,5 @@ def pictures():
         "script.png": b"#!/bin/sh\ntouch owned\n", "pickle.png": pickle.dumps({"a": 1}),
         "archive.png": npz("x")["up.npz"], "post.png": b"%!PS-Adobe-3.0 EPSF-3.0\n(owned) print\n",
         "heic.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pdf.png": b"%PDF-1.7\n",
-        "exif.jpg": head[:2] + b"\xff\xe1" + struct.pack(">H", 65000) + b"Exif\0\0MM\0*" + b"\xff" * (
-            64988) + head[2:]}
+        "exif.jpg": head[:2] + b"\xff\xe1" + struct.pack(">H", 65000) + b"Exif\0\0MM\0*"
+        + b"\xff" * 64988 + head[2:]}

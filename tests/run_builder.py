@@ -11,7 +11,6 @@ from finetune.evaluation.predictions import Predictions
 from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec
 
-
 SMALL = ("model.name=resnet10t", "model.weights=null", "data.image_size=32", "data.batch_size=8",
          "data.workers=0", "tracking.mode=disabled", "device=cpu", "data.transform=none",
          "training.epochs=1", "data.val_fraction=0.3", "data.test_fraction=0.2")

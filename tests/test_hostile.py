@@ -206,7 +206,8 @@ def test_a_runs_settings_neither(name, canary, refused, run, monkeypatch):
 
 def test_a_typed_word_reads_no_variable_either(refused, monkeypatch):
     monkeypatch.setenv("SECRET_WORD", "my-secret-word")
-    assert "my-secret" not in refused("plan", "data.root=.", "tracking.tags=[${oc.env:SECRET_WORD}]")
+    word = "tracking.tags=[${oc.env:SECRET_WORD}]"
+    assert "my-secret" not in refused("plan", "data.root=.", word)
     refused("plan", "data.root=.", "seed=" + "9" * 6000)
 
 
@@ -261,7 +262,8 @@ def test_a_studys_file_leads_nowhere(change, tmp_path, refused):
 
 
 @pytest.mark.parametrize("word", [
-    "hydra.launcher.setup=['touch x']", "hydra.launcher.submitit_folder=/tmp/x", "hydra/launcher=a/b",
+    "hydra.launcher.setup=['touch x']", "hydra.launcher.submitit_folder=/tmp/x",
+    "hydra/launcher=a/b",
     "hydra.launcher.python=evil", "hydra.launcher.partition='a b'", "hydra.run.dir=/tmp",
     "hydra.launcher._target_=os.system", "hydra.launcher.partition=${oc.env:HOME}"])
 def test_a_studys_file_gives_no_commands_to_launchers(word, tmp_path, refused, monkeypatch):
@@ -394,7 +396,7 @@ def table(folder, *names):
                                   "..\\outside.png", "{root}/outside.png", "~/x.png", "a.png\0"])
 def test_a_table_names_pictures_below_its_root_alone(name, tmp_path):
     root = table(tmp_path, "a.png", "b.png", name.replace("{root}", str(tmp_path)))
-    with pytest.raises(DataError, match="outside the data's folder|do not exist"):
+    with pytest.raises(DataError, match=r"outside the data's folder|do not exist"):
         read_samples(root)
 
 

@@ -257,8 +257,8 @@ def _donor(path: Path, architecture: str, settings: Mapping[str, Any],
         with torch.random.fork_rng(devices=[]):
             donor = timm.create_model(architecture, pretrained=True, pretrained_cfg=plain,
                                       **options)
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, OSError,
-            MemoryError, ArithmeticError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError,
+            OSError, MemoryError, ArithmeticError) as error:
         raise ConfigurationError(f"the weights {label} ({path.name}) don't fit timm "
                                  f"{timm.__version__}'s {architecture}: {error}") from error
     return dict(donor.state_dict())
