@@ -1,4 +1,4 @@
-"""Files that somebody with bad intentions would hand in, as bytes by name. All are small."""
+"""Files that somebody with bad intentions would hand in, as bytes by name; `damaged` makes more."""
 
 import io
 import json
@@ -282,3 +282,24 @@ def pictures():
         "heic.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pdf.png": b"%PDF-1.7\n",
         "exif.jpg": head[:2] + b"\xff\xe1" + struct.pack(">H", 65000) + b"Exif\0\0MM\0*"
         + b"\xff" * 64988 + head[2:]}
+
+
+def damaged(content, random):
+    """A few bytes changed, cut out, doubled or cut off."""
+    whole = bytearray(content)
+    for _ in range(random.integers(1, 6)):
+        end = min(len(whole), 400) if random.random() < 0.7 else len(whole)
+        at = int(random.integers(0, max(1, end)))
+        kind = random.integers(0, 5)
+        if kind == 0:
+            whole[at:at + 1] = bytes([random.integers(0, 256)])
+        elif kind == 1:
+            whole[at:at + 4] = random.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff",
+                                              b"\0\0\0\x80"])
+        elif kind == 2:
+            del whole[at:at + int(random.integers(1, 40))]
+        elif kind == 3:
+            whole[at:at] = whole[at:at + int(random.integers(1, 40))]
+        else:
+            del whole[max(4, at):]
+    return bytes(whole)

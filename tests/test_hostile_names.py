@@ -21,7 +21,8 @@ from finetune.run_directory import RunDirectory
 from finetune.tracked_runs import TrackedRun
 
 EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>',
-        "</script><marquee>x</marquee>", "{{7*7}}{% raw %}", "../../up", "/etc/passwd", "=cmd|' /C calc'!A0", "[red]x[/red]",
+        "</script><marquee>x</marquee>", "{{7*7}}{% raw %}", "../../up", "/etc/passwd",
+        "=cmd|' /C calc'!A0", "[red]x[/red]",
         "\x1b]0;owned\x07", "$\\frac{$", "-x" * 150, "@SUM(A1)", "' onload='alert(1)", "con",
         "javascript:alert(1)", "\u202etxt"]
 COMMANDS = ("train", "report", "audit", "mislabeled", "compare", "ls", "evidence", "predict")

@@ -162,33 +162,12 @@ def test_ordinary_deflated_dicom_is_read_and_a_bomb_is_not(monkeypatch):
 # random damage
 
 
-def damaged(content, random):
-    """A few bytes changed, cut out, doubled or cut off."""
-    whole = bytearray(content)
-    for _ in range(random.integers(1, 6)):
-        end = min(len(whole), 400) if random.random() < 0.7 else len(whole)
-        at = int(random.integers(0, max(1, end)))
-        kind = random.integers(0, 5)
-        if kind == 0:
-            whole[at:at + 1] = bytes([random.integers(0, 256)])
-        elif kind == 1:
-            whole[at:at + 4] = random.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff",
-                                              b"\0\0\0\x80"])
-        elif kind == 2:
-            del whole[at:at + int(random.integers(1, 40))]
-        elif kind == 3:
-            whole[at:at] = whole[at:at + int(random.integers(1, 40))]
-        else:
-            del whole[max(4, at):]
-    return bytes(whole)
-
-
 @pytest.mark.parametrize("name", hostile_files.valid_pictures())
 def test_random_damage_gives_a_picture_or_our_error(name):
     """Nothing but `UnreadableImage` comes out; `benchmarks/hostile.py` does the same for longer."""
     random, content = np.random.default_rng(len(name)), hostile_files.valid_pictures()[name]
     for _ in range(60):
-        broken = damaged(content, random)
+        broken = hostile_files.damaged(content, random)
         try:
             found = decode_image(broken, name=name)
         except FinetuneError as error:
