@@ -12,7 +12,8 @@ that takes it, in a process of its own that handles one file after the other.
 - ``executed``: a canary that all code in the files makes was there afterwards.
 - ``written outside``: files that appeared or changed in the sandbox outside the output folder and
   the cache.
-- ``peak MiB``: the largest resident set of the process; torch alone takes about 300.
+- ``peak MiB``: the largest resident set of the process; the first row has what the libraries and
+  a sound run take.
 
 Then ``--damaged`` files: valid ones of each kind with a few random bytes changed, cut out, doubled
 or cut off, through the functions that read them. Counted are those that could still be read, those
@@ -47,7 +48,8 @@ from measuring import (
 
 SMALL = ["model.name=resnet10t", "data.image_size=32", "data.batch_size=8", "data.workers=0",
          "tracking.mode=disabled", "device=cpu", "data.transform=none", "training.epochs=1"]
-KINDS = {"pickles as weights": "model.weights=FILE", "bombs as weights": "model.weights=FILE",
+KINDS = {"nothing hostile": "predict RUN", "pickles as weights": "model.weights=FILE",
+         "bombs as weights": "model.weights=FILE",
          "safetensors": "model.weights=FILE", "pickles as checkpoints": "resume RUN",
          "pickles as chosen weights": "predict RUN", "arrays as data": "plan data.root=FILE",
          "arrays as predictions": "compare RUN RUN", "recipes": "plan recipe=FILE",
@@ -129,7 +131,9 @@ def child(options: Any) -> None:
         if what == "read" and after is not None:
             what = "refused" if after() else "read"
         counts[what] += 1
-        counts["outside"] += len(state(box).items() - before.items())
+        appeared = state(box).items() - before.items()
+        counts["outside"] += len(appeared)
+        told += [f"{options.kind}, {name}: wrote {path}" for path, _ in appeared]
         if what == "tracebacks":
             told.append(f"{options.kind}, {name}: {text}")
     write_result(Path(options.result), {
@@ -186,6 +190,8 @@ def commands(kind: str, box: Path, run: Path) -> Iterator[Command]:
             (copy / "report.html").unlink()
             words = ["resume", str(copy)] if file == "last.pt" else predict(copy, root, box)
             yield name, words, None
+    elif kind == "nothing hostile":
+        yield "sound", predict(run, root, box), None
     elif kind == "arrays as data":
         for name, content in files.npz(canary).items():
             (given / name).write_bytes(content)
@@ -199,7 +205,8 @@ def commands(kind: str, box: Path, run: Path) -> Iterator[Command]:
         word = {"recipes": "recipe", "studies": "study"}[kind]
         for name, text in {**files.yaml(canary), **code_in_yaml(box, canary, kind)}.items():
             (given / f"{name}.yaml").write_bytes(text.encode())
-            yield name, ["plan", *train, "model.weights=null",
+            own = [w for w in train if w.partition("=")[0] != name.removeprefix("code-")]
+            yield name, ["plan", *own, "model.weights=null",
                          f"{word}={given / f'{name}.yaml'}"], None
     else:
         yield from more_commands(kind, box, run, root)
@@ -330,6 +337,15 @@ def damage(options: Any) -> dict[str, Any]:
     return {"rows": rows, "told": told[:20], "peak_mib": peak_rss_mib()}
 
 
+def pictures_here() -> bytes:
+    """Nothing; the pictures that a table names are there afterwards."""
+    import hostile_files as files
+
+    for name in ("x.png", "y.png"):
+        Path(name).write_bytes(files.valid_pictures()["a.png"])
+    return b""
+
+
 def sound_files(run: Path | None) -> dict[str, tuple[bytes, Callable[[bytes], Any]]]:
     """A valid file of each kind and the function that reads it."""
     import hostile_files as files
@@ -372,7 +388,7 @@ def sound_files(run: Path | None) -> dict[str, tuple[bytes, Callable[[bytes], An
         "recipe.yaml": (recipe, by_file("yaml", lambda p: compose(
             [f"recipe={p}", "data.root=."]))),
         "config.yaml": (settings.read_bytes(), by_file("config.yaml", load_config)),
-        "labels.csv": (b"path,label\nx.png,a\ny.png,b\n", by_file(
+        "labels.csv": (pictures_here() + b"path,label\nx.png,a\ny.png,b\n", by_file(
             "csv", lambda p: read_samples(str(p))))}
 
 

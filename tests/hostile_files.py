@@ -95,6 +95,16 @@ def npz(canary):
                 file.writestr(name, content)
         return stream.getvalue()
 
+    def bomb(name, size):
+        """An array of zeros, without having them in memory."""
+        stream = io.BytesIO()
+        with (zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file,
+              file.open(name, "w") as member):
+            member.write(header((size,)))
+            for _ in range(size >> 20):
+                member.write(b"\0" * (1 << 20))
+        return stream.getvalue()
+
     def header(shape, descr="'|u1'"):
         text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
@@ -105,8 +115,7 @@ def npz(canary):
     names = ("images", "labels", "ids", "logits", "label_spec")
     return {
         "objects.npz": archive({f"{n}.npy": objects.getvalue() for n in names}),
-        "bomb.npz": archive({f"{n}.npy": header((300 << 20,)) + b"\0" * (300 << 20)
-                             for n in names[:1]}),
+        "bomb.npz": bomb("images.npy", 300 << 20),
         "promise.npz": archive({f"{n}.npy": header((10**13,)) for n in names}),
         "negative.npz": archive({f"{n}.npy": header((-5,)) for n in names}),
         "up.npz": archive({f"../../{n}.npy": plain.getvalue() for n in names}),

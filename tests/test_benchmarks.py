@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
     "audit_scale", "calibration_and_sets", "compare_power", "coverage", "evaluation", "frozen",
-    "gpu", "hostile", "how_much_to_freeze", "leaks_worth", "models", "planted_labels", "planted_leaks",
-    "predict", "scaling", "startup")), *PEERS]
+    "gpu", "hostile", "how_much_to_freeze", "leaks_worth", "models", "planted_labels",
+    "planted_leaks", "predict", "scaling", "startup")), *PEERS]
 
 
 @pytest.fixture

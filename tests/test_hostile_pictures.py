@@ -159,6 +159,13 @@ def test_ordinary_deflated_dicom_is_read_and_a_bomb_is_not(monkeypatch):
     assert MAX_DECODED < 3 << 30
 
 
+def test_a_dicom_number_of_half_its_bytes_is_told():
+    """pydicom's own error, which is none of Python's; random damage found it."""
+    content = hostile_files.dicom().replace(b"\x28\0\x10\0US\x02\0", b"\x28\0\x10\0US\x03\0")
+    with pytest.raises(UnreadableImage, match="broken DICOM"):
+        decode_image(content, name="a.dcm")
+
+
 # random damage
 
 

@@ -184,6 +184,7 @@ def read_dicom(content: bytes, label: str) -> Read:
     """
     try:
         import pydicom
+        from pydicom.errors import BytesLengthException, InvalidDicomError
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
         from finetune.data.dicom_codecs import register
@@ -211,7 +212,7 @@ def read_dicom(content: bytes, label: str) -> Read:
         unit, told = _windowed(apply_modality_lut(pixels, file).astype(np.float64), file)
     except UnreadableImage:
         raise
-    except BROKEN as error:
+    except (*BROKEN, BytesLengthException, InvalidDicomError) as error:
         reason = str(error).replace("\n", " ")[:300]
         raise UnreadableImage(f"{label}: broken DICOM, or without pixels ({reason})") from error
     unit = 1 - unit if kind == "MONOCHROME1" else unit
