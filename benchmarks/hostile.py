@@ -117,7 +117,8 @@ def child(options: Any) -> None:
     shutil.rmtree(box, ignore_errors=True)
     (box / "here").mkdir(parents=True)
     os.chdir(box / "here")
-    os.environ["HOME"] = str(box)
+    os.environ |= {"HOME": str(box), "MPLCONFIGDIR": str(box / "out"),
+                   "FINETUNE_CACHE": str(box / "out" / "cache")}
     if options.kind == "damage":
         write_result(Path(options.result), damage(options))
         return
