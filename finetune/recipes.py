@@ -26,9 +26,8 @@ class _OnceLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.get_event()
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: aliases (*{event.anchor}) are "
-                                 "not taken: write the value out")
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"line {line}: aliases (*name) are not taken: write the value out")
         self.depth += 1
         if self.depth > _DEEPEST:
             raise yaml.YAMLError("it is nested too deeply")
