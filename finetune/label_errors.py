@@ -61,7 +61,7 @@ def find_mislabeled(run: RunDirectory, *, model: str | None = None, weights: str
     compute_exactly(device)
     with progress_bar("reading pictures", total=0) as done:
         data = assemble_data(config, config.data.root or str(run.path / "pictures"), progress=done)
-    refuse_other_data(data, run.environment)
+    refuse_other_data(data, run.whole_environment)
     features, samples, parts = frozen_features(config, data, device)
     probabilities = out_of_fold_probabilities(
         features, samples.labels, label_spec=samples.label_spec, folds=folds,

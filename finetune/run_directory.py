@@ -110,7 +110,21 @@ class RunDirectory:
     @property
     def environment(self) -> dict[str, Any]:
         """Command, versions, data, specs, weights, warnings."""
-        return self._with_sections("environment.json", ("versions", "data"))
+        return self.read_json("environment.json")
+
+    @property
+    def whole_environment(self) -> dict[str, Any]:
+        """The same of a run that is acted on.
+
+        Raises:
+            InputError: What every run writes is missing.
+        """
+        found, name = self.environment, self.path / "environment.json"
+        lacking = [key for key in ("versions", "hardware", "data", "input_spec", "label_spec")
+                   if not isinstance(found.get(key), dict)]
+        if lacking:
+            raise InputError(f"{name} is damaged: {', '.join(lacking)} can't be read")
+        return found
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -189,13 +203,6 @@ class RunDirectory:
     def predictions_path(self, part: str) -> Path:
         """Where the logits of a part are kept."""
         return self.path / "predictions" / f"{part}.npz"
-
-    def _with_sections(self, name: str, sections: tuple[str, ...]) -> dict[str, Any]:
-        found = self.read_json(name)
-        lacking = [key for key in sections if not isinstance(found.get(key), dict)]
-        if lacking:
-            raise InputError(f"{self.path / name} is damaged: {lacking[0]} is missing")
-        return found
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of the run.

@@ -301,7 +301,7 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
         raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
                          f"{run.path / 'fold-1'}" if folds else
                          f"{run.path} is not finished: python -m finetune resume {run.path}")
-    environment = run.environment
+    environment = run.whole_environment
     version = environment["versions"].get("finetune-images")
     _refuse_newer(run.path, version)
     try:
