@@ -38,7 +38,8 @@ def _check(study: Study) -> None:
     if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError(f"seeds and rates have to be numbers, not {first_of(numbers)}")
     words = [*study.launcher, *(f"{key}={value}" for key, value in study.base.items()),
-             *(word for each in (*study.arms, *study.members) for word in each.words)]
+             *(word for arm in study.arms for word in arm.words),
+             *(word for member in study.members for word in member.words)]
     if not all("=" in word for word in words):
         raise ValueError("its words have to be key=value")
 
