@@ -16,10 +16,9 @@ _TRAINING_PACKAGES = {"torch", "torchvision", "timm", "albumentations", "sklearn
 
 def main(words: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1, 2, 3 or 130."""
+    _put_current_folder_last()
     from finetune.cli import commands, run_command
 
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, "")  # as with -m: a user's own builders and presets are found here
     words = sys.argv[1:] if words is None else words
     received: list[int] = []
     try:
@@ -46,6 +45,15 @@ def main(words: list[str] | None = None) -> int:
     except OSError as error:
         return _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
                        ". Nothing written before is lost; free space or rights and resume.", 1)
+
+
+def _put_current_folder_last() -> None:
+    """A user's own builders and presets are found there, but nothing in it hides a library."""
+    here = os.getcwd()
+    while sys.path and sys.path[0] in ("", here):
+        del sys.path[0]
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What finetune keeps beside the runs, to be quicker the next time; all of it can be deleted."""
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from finetune.assembly import cache_folder
 from finetune.data.pack_files import clear_packs, list_packs
+from finetune.files import read_json
 from finetune.training.features import list_caches
 
 __all__ = ["KINDS", "Kept", "clear_kept", "list_kept"]
@@ -60,7 +60,7 @@ def clear_kept(kinds: Sequence[str] = KINDS) -> int:
 
 def _told(path: Path) -> str:
     try:
-        told = json.loads((path / "about.json").read_text(encoding="utf-8"))
+        told = read_json(path / "about.json")
         views, pictures, *shape = told["shape"]
         network = told["about"].get("network", ["?"])[0]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import Config, text_fields
+from finetune.dotted import CODE_KEYS, code_in, named_by, trust
 from finetune.errors import ConfigurationError, did_you_mean
 from finetune.models.architectures import ARCHITECTURES
 from finetune.ranges import contradictions
-from finetune.recipes import Recipe, find_recipe, flatten
+from finetune.recipes import Recipe, find_recipe, flatten, leads_elsewhere, read_yaml
 from finetune.rehearsal import fits_only_the_head, half_rehearsal, replacements
 from finetune.values import (
     get_value,
@@ -39,6 +40,8 @@ from finetune.values import (
 __all__ = ["Composed", "compose", "dump_config", "load_config", "override"]
 
 _PATHS = {"data.root", "data.labels_file", "data.splits_file", "output_dir", "model.weights"}
+_INSIDE = ("data.labels_file", "data.splits_file", "output_dir", "model.weights")
+_LEAVES = ("tracking.pictures", "tracking.upload_model")
 _STRUCTURES = {"decisions.costs", "freezing.phases", "optimizer.stage_lrs", "tracking.tags"}
 _CHOSEN = "chosen"  # the recipe's name inside Hydra, whatever its file is called
 
@@ -65,12 +68,14 @@ class Composed:
     notes: tuple[str, ...] = ()
 
 
-def compose(words: Sequence[str], *,
+def compose(words: Sequence[str], *, typed_by_user: bool = True,
             check_names: Callable[[Config, Collection[str]], list[str]] | None = None) -> Composed:
     """The configuration that ``key=value`` words describe.
 
     Args:
         words: As typed.
+        typed_by_user: False for words that come from a file: code that they name is refused, see
+            `finetune.dotted`. Code in a recipe is, anyway.
         check_names: Finds problems with the names in a configuration (networks, presets …), given
             the keys to look at: all, or beside other problems those that were typed.
 
@@ -84,6 +89,8 @@ def compose(words: Sequence[str], *,
     values = _checked_recipe(recipe, problems) if recipe else {}
     wrong = {k: told for k, text in typed.items() if (told := word_problem(k, text))}
     given = {k: _read(k, text) for k, text in typed.items() if k not in wrong}
+    problems += _reaching(recipe, values, given) if recipe else []
+    _note_code(recipe, values, words, typed_by_user)
     config, replaced = _rehearsed(recipe, values, given)
     notes = [*_bring_network(config, values, given, problems), *_one_epoch(config, given)]
     problems += [*wrong.values(), *(half_rehearsal(typed) if replaced is not None else ())]
@@ -94,6 +101,29 @@ def compose(words: Sequence[str], *,
     if problems:
         raise ConfigurationError("\n".join(dict.fromkeys(problems)))
     return Composed(config, tuple(words), replaced, (*_repeated(pairs), *notes))
+
+
+def _note_code(recipe: Recipe | None, values: Mapping[str, Any], words: Sequence[str],
+               typed_by_user: bool) -> None:
+    """What was typed may run code; what only stands in a recipe or a study may not."""
+    if recipe is not None:
+        named_by(f"recipe {recipe.path}", [f"{key}={values[key]}" for key in CODE_KEYS
+                                           if key in values])
+    if typed_by_user:
+        trust(code_in(words))
+    else:
+        named_by("the study", words)
+
+
+def _reaching(recipe: Recipe, values: Mapping[str, Any], given: Collection[str]) -> list[str]:
+    """What a recipe may not reach unless it was typed: other folders, other machines."""
+    paths = {key: str(values[key]) for key in _INSIDE if values.get(key) and key not in given}
+    told = [f"in recipe {recipe.path.name}: {key}={value} leads elsewhere, and a recipe may only "
+            f"name what lies below data.root or the current folder; if you want that, type {key}="
+            f"{value} too" for key, value in paths.items() if leads_elsewhere(value)]
+    return told + [f"in recipe {recipe.path.name}: {key}=true lets data leave this machine; if you "
+                   f"want that, type {key}=true too" for key in _LEAVES
+                   if values.get(key) and key not in given]
 
 
 def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[str, Any],
@@ -148,13 +178,17 @@ def load_config(path: Path) -> Config:
         ConfigurationError: The file is missing or fits another version.
     """
     try:
-        flat = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+        flat = flatten(read_yaml(path.read_text(encoding="utf-8")))
+        named_by(path, [f"{key}={flat.get(key)}" for key in CODE_KEYS])
         texts = {key: flat.pop(key) for key in text_fields() if key in flat}
+        if any("${" in str(value) for value in flat.values()):
+            raise ValueError("${…} stands for another value, which no run writes")
         tree = OmegaConf.structured(Config)
         for key, value in flat.items():
             OmegaConf.update(tree, key, without_auto(key, value))
         config = OmegaConf.to_object(tree)
-    except (OSError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, AttributeError, ValueError, TypeError, yaml.YAMLError,
+            OmegaConfBaseException) as error:
         raise ConfigurationError(f"{path} can't be read as a configuration: {error}") from error
     assert isinstance(config, Config)
     for key, value in texts.items():

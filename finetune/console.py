@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unicodedata import category
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-__all__ = ["EpochLine", "progress_bar", "say", "table", "warn"]
+__all__ = ["EpochLine", "fail", "printable", "progress_bar", "say", "table", "warn"]
 
 _out = Console(highlight=False, soft_wrap=True, emoji=False)
 _err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -24,33 +25,49 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 def say(text: str) -> None:
     """A line on standard output."""
-    _out.print(text, markup=False)
+    _out.print(printable(text), markup=False)
 
 
 def warn(text: str) -> None:
     """A line on standard error, marked."""
-    _err.print(f"! {text}", markup=False, style="yellow")
+    _err.print(printable(f"! {text}"), markup=False, style="yellow")
 
 
 def fail(text: str) -> None:
     """An error on standard error, without a traceback."""
-    _err.print(f"error: {text}", markup=False, style="red")
+    _err.print(printable(f"error: {text}"), markup=False, style="red")
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A table; numbers right, text left."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    drawn = Table(title=printable(title), title_justify="left", box=None, pad_edge=False,
+                  header_style="bold")
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(printable(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*[_cell(value) for value in row])
     width = None if sys.stdout.isatty() else 160
-    Console(highlight=False, emoji=False, width=width).print(drawn, markup=False)
+    Console(highlight=False, emoji=False, markup=False, width=width).print(drawn)
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    r"""The text with everything but line ends written out that a terminal might obey or refuse.
+
+    Names come from other people's files: an escape sequence in one could change the title, hide
+    other lines or write to the clipboard.
+
+    >>> print(printable("a\x1b[31mred"))
+    a\x1b[31mred
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" or category(c) == "Zs"
+                   else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

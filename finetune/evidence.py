@@ -4,9 +4,7 @@ import csv
 import hashlib
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import yaml
+from typing import BinaryIO
 
 from finetune.console import say
 from finetune.errors import InputError, first_of
@@ -66,11 +64,11 @@ def read_facts(run: RunDirectory) -> Facts:
     """What is known of a finished run, for the list of CLAIM."""
     metrics = run.metrics
     part = "test" if "test" in metrics else "val"
-    settings: Any = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     intervals = metrics.get("intervals", {}).get(part) or compute_intervals(
         Predictions.load(run.predictions_path(part)), metrics[part])
-    return Facts(run.environment, settings, metrics, part, intervals, hash_file(run.best_weights),
-                 _divided_groups(run.path / "splits.csv"), len(read_heat_maps(run.path)),
+    return Facts(run.environment, run.settings, metrics, part, intervals,
+                 hash_file(run.best_weights), _divided_groups(run.path / "splits.csv"),
+                 len(read_heat_maps(run.path)),
                  count_looks(run) if part == "test" else 0)
 
 
@@ -79,7 +77,7 @@ def _divided_groups(path: Path) -> int:
     parts: dict[str, set[str]] = {}
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["group"] and row["split"]:
+            if row["group"] and row["split"]:  # with apostrophes or without: the same for all
                 parts.setdefault(row["group"], set()).add(row["split"])
     return sum(len(found) > 1 for found in parts.values())
 

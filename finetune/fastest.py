@@ -1,7 +1,6 @@
 """The arithmetic of a run: as configured, remembered from before, or measured now."""
 
 import functools
-import json
 import math
 import platform
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from finetune.assembly import cache_folder
 from finetune.config import Config, MemoryFormat, Precision
 from finetune.devices import device_name
 from finetune.errors import FinetuneError
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.memory import give_back_freed_memory
 from finetune.method import batch_size, noise
 from finetune.rehearsal import fits_only_the_head
@@ -152,7 +151,7 @@ def _file() -> Path:
 
 def _remembered() -> dict[str, Any]:
     try:
-        found = json.loads(_file().read_text(encoding="utf-8"))
+        found = read_json(_file())
     except (OSError, ValueError):
         return {}
     good = {f"{a}" for a in Precision} - {"auto"}

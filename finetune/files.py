@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["hash_file", "write_bytes", "write_json", "write_text", "write_with"]
+__all__ = ["hash_file", "parse_json", "plain_cell", "read_json", "safe_cell", "write_bytes",
+           "write_json", "write_text", "write_with"]
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # how they begin, in some spreadsheet
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], object]) -> Path:
@@ -51,6 +54,59 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write a value as indented, standard JSON (no NaN) atomically."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: It is none, or is nested so deeply that reading it ends the stack.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: As `parse_json`.
+    """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def safe_cell(value: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula; numbers stay as they are.
+
+    An apostrophe leads where text could be one; `plain_cell` is the inverse.
+
+    >>> safe_cell("=1+1"), safe_cell("a=1"), safe_cell("-0.5"), safe_cell("'=1"), safe_cell(-1)
+    ("'=1+1", 'a=1', '-0.5', "''=1", -1)
+    """
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def plain_cell(text: str) -> str:
+    """The text that `safe_cell` was given.
+
+    >>> plain_cell("'=1+1"), plain_cell("''=1"), plain_cell("'a'")
+    ('=1+1', "'=1", "'a'")
+    """
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    bare = text.lstrip("'")
+    if not bare.startswith(FORMULAS):
+        return False
+    try:
+        float(bare)
+    except ValueError:
+        return True
+    return "_" in bare
 
 
 def hash_file(path: Path) -> str:

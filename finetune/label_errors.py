@@ -22,7 +22,7 @@ from finetune.devices import compute_exactly
 from finetune.environment import refuse_other_data
 from finetune.errors import ConfigurationError, DataError, InputError
 from finetune.evaluation.label_errors import Suspect, rank_labels
-from finetune.files import write_text
+from finetune.files import safe_cell, write_text
 from finetune.method import build_method
 from finetune.models.architectures import ARCHITECTURES
 from finetune.models.depths import layer_depths
@@ -61,7 +61,7 @@ def find_mislabeled(run: RunDirectory, *, model: str | None = None, weights: str
     compute_exactly(device)
     with progress_bar("reading pictures", total=0) as done:
         data = assemble_data(config, config.data.root or str(run.path / "pictures"), progress=done)
-    refuse_other_data(data, run.environment)
+    refuse_other_data(data, run.whole_environment)
     features, samples, parts = frozen_features(config, data, device)
     probabilities = out_of_fold_probabilities(
         features, samples.labels, label_spec=samples.label_spec, folds=folds,
@@ -191,9 +191,9 @@ def _write(folder: Path, data: Data, rows: Sequence[dict[str, Any]], config: Con
     plain = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     plain.writeheader()
     for row in rows:
-        plain.writerow({**row, "self_confidence": f"{row['self_confidence']:.4f}",
-                        "margin": f"{row['margin']:.4f}", "flagged": "yes" if row["flagged"] else
-                        "no"})
+        told = {**row, "self_confidence": f"{row['self_confidence']:.4f}",
+                "margin": f"{row['margin']:.4f}", "flagged": "yes" if row["flagged"] else "no"}
+        plain.writerow({key: safe_cell(value) for key, value in told.items()})
     write_text(folder / "mislabeled.csv", text.getvalue())
     flagged = [row for row in rows if row["flagged"]]
     title = f"{len(flagged)} of {len(rows)} labels are probably wrong"

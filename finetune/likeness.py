@@ -24,7 +24,7 @@ from finetune.data.pair_sheet import contact_sheet
 from finetune.data.samples import Samples
 from finetune.data.scanning import PictureFacts, decoder_versions
 from finetune.data.unions import joined
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 
 __all__ = ["Likeness", "find_likeness", "likeness_warnings", "write_likeness_sheet"]
 
@@ -107,7 +107,7 @@ def _key(hashes: Sequence[str]) -> str:
 def _stored(path: Path, count: int) -> list[NearPair] | None:
     """What an earlier search found; None where there was none, or its file is damaged."""
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+        rows: list[dict[str, Any]] = read_json(path)["pairs"]
         pairs = [NearPair(**{**row, "shown": tuple(row["shown"])}) for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         return None

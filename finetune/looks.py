@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune.composition import dump_config
 from finetune.config import Config, TrackingConfig
+from finetune.files import parse_json
 from finetune.run_directory import RunDirectory
 
 __all__ = ["count_looks", "note_look"]
@@ -64,7 +65,7 @@ def _rows(run: RunDirectory) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and {"data", "configuration"} <= row.keys():

@@ -10,16 +10,36 @@ import yaml
 
 from finetune.errors import ConfigurationError, did_you_mean
 
-__all__ = ["HeadedFile", "Recipe", "find_recipe", "flatten", "list_recipes", "read_yaml",
-           "recipe_folders", "shipped_folders", "yaml_files"]
+__all__ = ["HeadedFile", "Recipe", "find_recipe", "flatten", "leads_elsewhere", "list_recipes",
+           "read_yaml", "recipe_folders", "shipped_folders", "yaml_files"]
+
+_DEEPEST = 20  # levels; no settings have more
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; PyYAML lets the last one win."""
+    """YAML in which a key that stands twice is an error; PyYAML lets the last one win.
+
+    Aliases are refused: ten lines of them can stand for a billion values.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"line {line}: aliases (*name) are not taken: write the value out")
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError("it is nested too deeply")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key has to be a name")
             if key.value in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} stands twice")
             seen.add(str(key.value))
@@ -82,9 +102,22 @@ def read_yaml(text: str) -> Any:
     """What YAML says.
 
     Raises:
-        yaml.YAMLError: It is none, or a key stands twice.
+        yaml.YAMLError: It is none, a key stands twice, or it is made to take all memory.
     """
-    return yaml.load(text, Loader=_OnceLoader)
+    try:
+        return yaml.load(text, Loader=_OnceLoader)
+    except (ValueError, OverflowError) as error:  # numbers and dates that are none
+        raise yaml.YAMLError(str(error)) from error
+
+
+def leads_elsewhere(path: str) -> bool:
+    """Whether a path leaves the folder that it starts from; links are not followed.
+
+    >>> leads_elsewhere("labels/a.csv"), leads_elsewhere("a/../../b"), leads_elsewhere("~/b")
+    (False, True, True)
+    """
+    text = os.path.normpath(path.replace("\\", "/"))
+    return text.startswith(("/", "~")) or text == ".." or text.startswith("../")
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -311,7 +311,7 @@ def resume(run: RunDirectory) -> RunDirectory:
     if root is not None and not Path(root).exists():
         raise InputError(f"the pictures of this run are gone: {root} does not exist. If they were "
                          f"moved, write their new place into {run.path / 'config.yaml'}, data.root")
-    for text in differences_to_now(run.environment):
+    for text in differences_to_now(run.whole_environment):
         warn(text)
     rehearsal = run.environment["rehearsal"]
     replaced = None if rehearsal is None else {k: tuple(v) for k, v in
@@ -329,7 +329,7 @@ def evaluate(run: RunDirectory, *, part: str | None = None) -> Predictions:
     if not run.best_weights.exists():
         raise InputError(f"{run.path} has no chosen weights yet: "
                          f"python -m finetune resume {run.path}")
-    config, before = run.config, run.environment
+    config, before = run.config, run.whole_environment
     device = session.choose_device(config.device.value)
     session.set_up_process(before)
     compute_exactly(device)

@@ -7,16 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finetune.composition import dump_config, load_config
 from finetune.config import Config
 from finetune.errors import FinetuneError, InputError, closest
-from finetune.files import hash_file, write_json, write_text
+from finetune.files import hash_file, parse_json, read_json, write_json, write_text
+from finetune.recipes import leads_elsewhere, read_yaml
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "inner_folder"]
 
 STUDY = "study.json"  # lies in the folder around the members of a study
 # written before anything is trained; the last one by runs that come back to these weights
 HASHED = ("config.yaml", "splits.csv", "checkpoints/start.safetensors")
+
+
+def inner_folder(name: str) -> str:
+    """The name of a folder inside another one, as a file tells it.
+
+    Raises:
+        ValueError: It leads elsewhere.
+    """
+    if leads_elsewhere(name) or "\0" in name or len(name) > 250 or name in ("", "."):
+        raise ValueError(f"{name!r} is no folder inside this one")
+    return name
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,36 @@ class RunDirectory:
         return load_config(self.path / "config.yaml")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """``config.yaml`` as plain values: shown and compared, never acted on.
+
+        Raises:
+            InputError: It can't be read.
+        """
+        path = self.path / "config.yaml"
+        try:
+            return dict(read_yaml(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise InputError(f"{path} can't be read: {error}") from error
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Command, versions, data, specs, weights, warnings."""
         return self.read_json("environment.json")
+
+    @property
+    def whole_environment(self) -> dict[str, Any]:
+        """The same of a run that is acted on.
+
+        Raises:
+            InputError: What every run writes is missing.
+        """
+        found, name = self.environment, self.path / "environment.json"
+        lacking = [key for key in ("versions", "hardware", "data", "input_spec", "label_spec")
+                   if not isinstance(found.get(key), dict)]
+        if lacking:
+            raise InputError(f"{name} is damaged: {', '.join(lacking)} can't be read")
+        return found
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -98,7 +139,7 @@ class RunDirectory:
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
         try:
-            return [json.loads(line) for line in lines]
+            return [parse_json(line) for line in lines]
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}); the checkpoint holds the same: remove "
                              f"{self.path / 'report.html'}, then `python -m finetune resume "
@@ -175,7 +216,7 @@ class RunDirectory:
             InputError: It is missing or damaged.
         """
         try:
-            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            return dict(read_json(self.path / name))
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self.path / name} can't be read ({error}): the run was not "
                              "finished, or the file was damaged since") from error

@@ -1,6 +1,5 @@
 """The page of a folder of runs: members of studies and of folds below what they belong to."""
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import InputError
+from finetune.files import read_json
 from finetune.report.runs_page import MARK, write_runs_page
 from finetune.run_directory import STUDY
 from finetune.runs_index import RunRow
@@ -101,7 +101,7 @@ def find_comparisons(folder: Path) -> list[dict[str, Any]]:
         if {"comparison.html", "comparison.json"} <= set(files):
             path = Path(place) / "comparison.json"
             try:
-                told = _comparison(json.loads(path.read_text(encoding="utf-8")))
+                told = _comparison(read_json(path))
             except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 continue
             name = path.parent.relative_to(folder).as_posix()

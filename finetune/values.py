@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.config import Config, Phase, text_fields
 from finetune.errors import did_you_mean, first_of
 from finetune.ranges import range_problem
+from finetune.recipes import read_yaml
 
 __all__ = ["get_value", "is_section", "known_keys", "read_text", "typed_value", "value_problem",
            "without_auto", "word_problem"]
@@ -63,6 +64,8 @@ def value_problem(key: str, value: Any, *, shown: str | None = None) -> str | No
         is_text = not isinstance(value, bool | list | Mapping)
         return _text_problem(key, "null" if value is None else shown) if is_text else (
             f"{key}={shown}: expected a text, in quotes where YAML would read something else")
+    if "${" in str(value):  # it would read variables of the environment, keys among them
+        return f"{key}={shown}: expected {_expected(key, shown)}, nothing that stands for another"
     try:
         typed = typed_value(key, value)
     except OmegaConfBaseException as error:
@@ -100,7 +103,7 @@ def read_text(key: str, text: str) -> Any:
     """A typed value that isn't free text, by Hydra's grammar; text where that can't read it."""
     try:
         return without_auto(key, OverridesParser.create().parse_override(f"{key}={text}").value())
-    except HydraException:  # it takes ASCII only
+    except (HydraException, ValueError, RecursionError):  # it takes ASCII only, and short numbers
         return _read_list(text) if key == "tracking.tags" else text
 
 
@@ -115,7 +118,7 @@ def without_auto(key: str, value: Any) -> Any:
 
 def _read_list(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text
 
@@ -123,7 +126,7 @@ def _read_list(text: str) -> Any:
 def _sweep_problem(key: str, text: str) -> str | None:
     try:
         is_sweep = OverridesParser.create().parse_override(f"{key}={text}").is_sweep_override()
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):
         return None
     return (f"{key}={text}: expected {_expected(key, '')}, not several (a study of several values "
             "needs -m)") if is_sweep else None

@@ -44,7 +44,7 @@ def verify(run: RunDirectory) -> None:
     """
     if not run.best_weights.exists() or not (run.path / "metrics.json").exists():
         raise InputError(f"{run.path} is not finished: python -m finetune resume {run.path}")
-    environment, config = run.environment, run.config
+    environment, config = run.whole_environment, run.config
     found = [*_circumstances(environment, config), *_files(run, environment),
              *_starting_weights(config, environment), *_results(run)]
     _conclude(list(dict.fromkeys(found)), f"{run.path} is what it says: versions, settings, split, "
@@ -60,7 +60,7 @@ def train_twice(run: RunDirectory) -> None:
     Raises:
         CheckError: A bit differs; the message names tensors and values.
     """
-    environment = run.environment
+    environment = run.whole_environment
     torch.set_num_threads(environment["threads"])
     with tempfile.TemporaryDirectory(prefix="finetune-verify-") as folder:
         first, second = (_trained(run, Path(folder, name)) for name in ("first", "second"))

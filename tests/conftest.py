@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 def _apart_from_the_users_settings(tmp_path_factory, monkeypatch):
     """Caches, tracking, recipes and studies of the person who runs the tests stay out."""
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for name in ("FINETUNE_RECIPE_PATH", "FINETUNE_STUDY_PATH"):
+    for name in ("FINETUNE_RECIPE_PATH", "FINETUNE_STUDY_PATH", "FINETUNE_TRUST"):
         monkeypatch.delenv(name, raising=False)
     for name in [n for n in os.environ if n.startswith("WANDB_")]:
         monkeypatch.delenv(name)

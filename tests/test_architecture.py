@@ -13,11 +13,11 @@ MODULES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"torch", "torchvision", "timm", "albumentations", "sklearn", "wandb", "matplotlib"}
 # Lower layers first; a module imports only from its own layer or below, strangers excepted.
 LAYERS = [
-    {"errors", "files", "specs"},
-    {"config", "ranges", "recipes", "values"},
+    {"errors", "files", "specs", "console", "archives"},
+    {"config", "ranges", "recipes", "values", "dotted"},
     {"data", "models", "composition", "rehearsal"},
     {"training", "evaluation", "run_directory", "likeness", "looks", "shortcuts"},
-    {"report", "assembly", "dividing", "selection", "console", "interruption", "names",
+    {"report", "assembly", "dividing", "selection", "interruption", "names",
      "weights_store", "memory", "caches", "devices"},
     {"method", "environment", "fastest"},
     {"session", "frozen", "fitting", "results", "starting", "wise_ft", "explaining",

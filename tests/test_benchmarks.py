@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent / "benchmarks"
 PEERS = sorted(path for path in (ROOT / "peers").glob("*.py") if path.name != "job.py")
 SCRIPTS = [*(ROOT / f"{name}.py" for name in (
     "audit_scale", "calibration_and_sets", "compare_power", "coverage", "evaluation", "far",
-    "frozen", "gpu", "how_much_to_freeze", "leaks_worth", "models", "planted_labels",
+    "frozen", "gpu", "hostile", "how_much_to_freeze", "leaks_worth", "models", "planted_labels",
     "planted_leaks", "predict", "scaling", "startup")), *PEERS]
 
 

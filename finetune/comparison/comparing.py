@@ -3,7 +3,6 @@
 From run directories alone: answers, metrics, settings, environment, history. Nothing is trained.
 """
 
-import json
 import math
 import secrets
 import time
@@ -39,7 +38,7 @@ from finetune.evaluation.selection import SELECT_METRICS, higher_is_better
 from finetune.evaluation.subgroups import holm
 from finetune.evaluation.summed import class_key
 from finetune.evaluation.verdicts import Needed, Verdict, as_gain, evidence_needed, judge
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.report.comparison_page import write_comparison_page
 from finetune.run_directory import STUDY
 
@@ -195,7 +194,7 @@ def _study_choice(paths: Sequence[str]) -> tuple[str, str, str] | None:
     path = Path(paths[0]).expanduser() / STUDY
     if len(paths) > 1 or not path.is_file():
         return None
-    study = json.loads(path.read_text(encoding="utf-8"))
+    study = read_json(path)
     chosen, reference = study.get("chosen"), study.get("reference")
     if chosen != reference or not reference:
         return (chosen, reference, "") if chosen and reference else None

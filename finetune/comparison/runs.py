@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from finetune.errors import DataError, FinetuneError, InputError, first_of
 from finetune.evaluation.predictions import Predictions
+from finetune.files import read_json
 from finetune.recipes import flatten
-from finetune.run_directory import STUDY, RunDirectory
+from finetune.run_directory import STUDY, RunDirectory, inner_folder
 
 __all__ = ["ComparedRun", "Member", "Method", "check_comparable", "group_methods", "list_members",
            "read_runs"]
@@ -114,9 +114,9 @@ def list_members(folder: Path) -> tuple[list[Member], list[str]]:
 
 def _of_study(folder: Path) -> tuple[list[Member], list[str]]:
     try:
-        members = json.loads((folder / STUDY).read_text(encoding="utf-8"))["members"]
-        rows = [(m["path"], m["arm"], m.get("role")) for m in members]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        members = read_json(folder / STUDY)["members"]
+        rows = [(inner_folder(m["path"]), str(m["arm"]), m.get("role")) for m in members]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / STUDY} can't be read ({error}); expected a list `members` "
                          "with path and arm") from error
     searches = sum(role == "search" for _, _, role in rows)
@@ -165,10 +165,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     if not (path / "metrics.json").is_file():
         raise InputError(f"{path} is not finished: metrics.json is missing; python -m finetune "
                          f"resume {path}")
-    try:
-        settings = flatten(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
-    except (OSError, AttributeError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path / 'config.yaml'} can't be read: {error}") from error
+    settings = flatten(run.settings)
     metrics = run.metrics
     if not isinstance(metrics.get("test", metrics.get("val")), dict):
         raise InputError(f"{path / 'metrics.json'} has neither test nor val; it is not a run's")

@@ -4,10 +4,7 @@ No torch here: training, report and prediction decode with the same code.
 """
 
 import io
-import os
-import stat
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,9 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from finetune.data.caught import caught_warnings
-from finetune.data.formats import Read, read_dicom, read_tiff, turned
+from finetune.data.formats import Read, pillow_formats, read_dicom, read_tiff, turned
 from finetune.data.jpeg import exif_orientation, read_jpeg
-from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage
+from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage, read_bytes
 from finetune.errors import DataError
 from finetune.specs import Dtype, Resize
 
@@ -29,7 +26,6 @@ Pixels = npt.NDArray[Any]
 
 _EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
                ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".dcm", ".dicom", ".avif"}
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _KEPT_DEPTH = ("I", "F")  # and I;16 in its byte orders
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
@@ -82,7 +78,7 @@ def decode_image(source: str | Path | bytes, *, name: str = "",
         InputError: A DICOM file without pydicom.
     """
     label = name or ("picture" if isinstance(source, bytes) else str(source))
-    content = source if isinstance(source, bytes) else _content(source, label)
+    content = source if isinstance(source, bytes) else read_bytes(source, label)
     if not content:
         raise UnreadableImage(f"{label}: the file is empty (0 bytes)")
     jpeg = None if _is_dicom(content, label) else read_jpeg(content, at_least)
@@ -96,21 +92,6 @@ def decode_image(source: str | Path | bytes, *, name: str = "",
         count = int((~np.isfinite(pixels)).sum())
         raise UnreadableImage(f"{label}: {count} pixels are NaN or infinite")
     return Decoded(np.ascontiguousarray(pixels), mode, tuple(dict.fromkeys([*notes, *warned])))
-
-
-def _content(path: str | Path, label: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnreadableImage(f"{label}: not an ordinary file but a pipe or a device")
-            return file.read()
-    except OSError as error:
-        raise UnreadableImage(f"{label}: {error.strerror or error}") from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """A file, opened; a named pipe that nobody writes to would never be."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _is_dicom(content: bytes, label: str) -> bool:
@@ -127,7 +108,7 @@ def _read(content: bytes, label: str) -> Read:
 
 def _read_ordinary(content: bytes, label: str) -> Read:
     try:
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+        with Image.open(io.BytesIO(content), formats=pillow_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{label}: {image.width} x {image.height} pixels are more "
                                       f"than {MAX_PIXELS}")
@@ -154,12 +135,6 @@ def _unknown(content: bytes) -> str:
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF:
         return "HEIC, which is not decoded here; convert it, for instance to PNG"
     return "not a picture, or of an unknown format"
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()  # never all of them: Pillow hands EPS to an outside program
-    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _is_deep_png(content: bytes) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
+from finetune.data.announced import check_frame
+
 __all__ = ["decode_frame", "is_available", "register"]
 
 _lock = threading.Lock()
@@ -36,6 +38,7 @@ def decode_frame(source: bytes, runner: Any) -> bytes:
     """One frame's samples, colour by pixel, 8 or 16 bits each; colours are not converted."""
     import imagecodecs
 
+    check_frame(source, runner.rows, runner.columns)
     if runner.transfer_syntax in _LS:
         pixels = imagecodecs.jpegls_decode(source)
     elif runner.transfer_syntax in _LOSSLESS:

@@ -1,23 +1,34 @@
 """Readers of scientific formats: TIFF with any channels and number type, single-frame DICOM."""
 
 import io
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from finetune.data.unreadable import BROKEN, MAX_PIXELS, UnreadableImage
+from finetune.data.announced import check_deflated, check_tiff
+from finetune.data.unreadable import BROKEN, MAX_DECODED, MAX_PIXELS, UnreadableImage
 from finetune.errors import InputError
 
-__all__ = ["Read", "as_supported", "read_dicom", "read_tiff", "turned"]
+__all__ = ["Read", "as_supported", "pillow_formats", "read_dicom", "read_tiff", "turned"]
 
 Pixels = npt.NDArray[Any]
 Read = tuple[Pixels, str, list[str]]
 
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _COLOURS = {_PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}  # samples where Pillow converts to RGB
 _ALPHA = (1, 2)
+
+
+@cache
+def pillow_formats() -> list[str]:
+    """The formats that Pillow may read: never all of them, it hands EPS to an outside program."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
@@ -67,6 +78,7 @@ def read_tiff(content: bytes, label: str) -> Read | None:
             if not _is_stack_of_rows(file, series) and _is_for_pillow(page):
                 return None
             _check_page(page, content, label)
+            check_tiff(page, series, content, label)
             pixels, notes = _first_picture(file, series, page)
             pixels, dropped = _without_alpha(pixels, page)
             pixels, filled = _without_gaps(pixels, page)
@@ -172,6 +184,7 @@ def read_dicom(content: bytes, label: str) -> Read:
     """
     try:
         import pydicom
+        from pydicom.errors import BytesLengthException, InvalidDicomError
         from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
         from finetune.data.dicom_codecs import register
@@ -180,12 +193,15 @@ def read_dicom(content: bytes, label: str) -> Read:
                          'python -m pip install "finetune-images[medical]"') from error
     register()
     try:
+        _check_dicom(content)
         file = _with_syntax(pydicom.dcmread(io.BytesIO(content), force=True))
         if "PhotometricInterpretation" not in file:
             raise UnreadableImage(f"{label}: no DICOM picture (a report, a plan, an index, or no "
                                   "DICOM at all)")
-        if int(file.get("Rows", 0)) * int(file.get("Columns", 0)) > MAX_PIXELS:
-            raise UnreadableImage(f"{label}: more than {MAX_PIXELS} pixels")
+        pixels_there = int(file.get("Rows") or 0) * int(file.get("Columns") or 0)
+        if pixels_there > MAX_PIXELS or MAX_DECODED < pixels_there * int(
+                file.get("SamplesPerPixel") or 1) * int(file.get("BitsAllocated") or 8) // 8:
+            raise UnreadableImage(f"{label}: more than {MAX_PIXELS} pixels, or {MAX_DECODED} bytes")
         frames, kind = int(file.get("NumberOfFrames") or 1), str(file.PhotometricInterpretation)
         notes = [f"frame 1 of {frames} used"] if frames > 1 else []
         pixels = pixel_array(file, index=0)
@@ -196,11 +212,25 @@ def read_dicom(content: bytes, label: str) -> Read:
         unit, told = _windowed(apply_modality_lut(pixels, file).astype(np.float64), file)
     except UnreadableImage:
         raise
-    except BROKEN as error:
+    except (*BROKEN, BytesLengthException, InvalidDicomError) as error:
         reason = str(error).replace("\n", " ")[:300]
         raise UnreadableImage(f"{label}: broken DICOM, or without pixels ({reason})") from error
     unit = 1 - unit if kind == "MONOCHROME1" else unit
     return (unit * 65535).round().astype(np.uint16)[..., None], kind, [*notes, *told]
+
+
+def _check_dicom(content: bytes) -> None:
+    """Raise a `ValueError` where the data set is packed and would unpack to very much."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if DeflatedExplicitVRLittleEndian.encode() not in content:
+        return
+    stream = io.BytesIO(content)  # as `dcmread` goes about it
+    read_preamble(stream, True)
+    meta = _read_file_meta_info(stream)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        check_deflated(content[stream.tell():])
 
 
 def _with_syntax(file: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from finetune.data.caught import caught_warnings
+from finetune.data.formats import pillow_formats
 from finetune.data.unreadable import BROKEN
 
 __all__ = ["Glance", "glance_at", "parse_glance"]
@@ -87,7 +88,8 @@ def _header(content: bytes, name: str) -> tuple[str, bool, float]:
     """Format, EXIF and quantisation, without decoding."""
     ending = PurePosixPath(name).suffix.removeprefix(".").upper() or "no format"
     try:
-        with caught_warnings(), Image.open(io.BytesIO(content)) as image:
+        with caught_warnings(), Image.open(io.BytesIO(content),
+                                              formats=pillow_formats()) as image:
             has_exif = "exif" in image.info or bool(image.getexif())
             if not isinstance(image, JpegImagePlugin.JpegImageFile):
                 return image.format or ending, has_exif, 0.0

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from finetune.files import write_with
+from finetune.files import parse_json, write_with
 
 __all__ = ["Pack", "clear_packs", "is_whole", "list_packs", "read_end", "write_pack"]
 
@@ -73,7 +73,7 @@ def read_end(path: Path) -> tuple[Pixels, dict[str, Any]]:
         if rows < 0 or text < 0 or rows + text > end:
             raise ValueError(f"{path} is damaged")
         stream.seek(end - rows - text)
-        table, told = stream.read(rows), json.loads(stream.read(text))
+        table, told = stream.read(rows), parse_json(stream.read(text))
     if zlib.crc32(table) != told["table"]:
         raise ValueError(f"{path} is damaged")
     return np.frombuffer(table, np.int64).reshape(-1, 4), told

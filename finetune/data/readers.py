@@ -1,8 +1,6 @@
 """Which format a data set has, the reader of ``.npz``, and what is said about any format."""
 
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune.archives import ARCHIVE_ERRORS
+from finetune.archives import read_npz as load_npz
 from finetune.data.folders import has_folders
 from finetune.data.formats import as_supported
 from finetune.data.nested_groups import nested_groups
@@ -102,12 +102,12 @@ def refuse_columns(separator: str | None, split: str | None, group: str | None) 
 def read_npz(path: Path) -> Samples:
     """MedMNIST's layout (``train_images``, ``train_labels`` …), or ``images`` and ``labels``."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = load_npz(path)
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{path} can't be read as .npz: {error}") from error
     parts = [p for p in ("train", "val", "test") if f"{p}_images" in arrays]
-    pairs = [(p, arrays[f"{p}_images"], arrays.get(f"{p}_labels")) for p in parts] or [
+    pairs: list[tuple[str, Any, Any]] = [
+        (p, arrays[f"{p}_images"], arrays.get(f"{p}_labels")) for p in parts] or [
         ("images", arrays.get("images"), arrays.get("labels"))]
     for name, images, values in pairs:
         _check_arrays(path, name if parts else "", images, values, list(arrays))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.data.decoding import Decoded, decode_image
+from finetune.data.unreadable import read_bytes
 from finetune.errors import DataError
 from finetune.specs import LabelKind, LabelSpec
 
@@ -50,7 +51,7 @@ class FolderSource:
 
     def raw(self, sample_id: str) -> bytes:
         """The file's bytes."""
-        return Path(self.root, sample_id).read_bytes()
+        return read_bytes(f"{self.root}/{sample_id}", sample_id)
 
     def stamp(self, sample_id: str) -> tuple[int, int]:
         """Size in bytes and time of the last change in nanoseconds."""

@@ -18,6 +18,7 @@ from finetune.data.glances import Glance, glance_at, parse_glance
 from finetune.data.row_store import RowStore
 from finetune.data.samples import PictureSource
 from finetune.data.unions import joined
+from finetune.files import parse_json
 
 __all__ = ["PictureFacts", "content_hash", "decoder_versions", "duplicate_groups", "scan_pictures"]
 
@@ -204,7 +205,7 @@ def _load(store: RowStore, source: str) -> dict[_Key, PictureFacts]:
 
 
 def _parse(text: str) -> PictureFacts:
-    values = json.loads(text)
+    values = parse_json(text)
     return PictureFacts(**values | {"notes": tuple(values["notes"]),
                                     "glance": parse_glance(values["glance"])})
 

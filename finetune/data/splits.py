@@ -27,7 +27,7 @@ from finetune.data.split_by_time import split_by_time
 from finetune.data.split_warnings import PARTS, gap_warnings, split_warnings
 from finetune.data.unions import joined
 from finetune.errors import ConfigurationError, DataError, did_you_mean, first_of
-from finetune.files import write_text
+from finetune.files import plain_cell, safe_cell, write_text
 
 __all__ = ["Split", "SplitMethod", "class_counts", "read_splits", "split_samples", "write_splits"]
 
@@ -240,7 +240,8 @@ def write_splits(path: Path, samples: Samples, split: Split,
                  hashes: Sequence[str] | None = None) -> Path:
     """Write path, label, split and group of every picture; the split of a dropped one is empty.
 
-    Several labels are joined by ``|``; an unknown one has a ``?`` in front.
+    Several labels are joined by ``|``; an unknown one has a ``?`` in front. Text that a spreadsheet
+    could take for a formula begins with an apostrophe, which reading takes away again.
 
     Args:
         path: The file.
@@ -256,8 +257,8 @@ def write_splits(path: Path, samples: Samples, split: Split,
     plain.writerow(["path", "label", "split", "group", *([] if hashes is None else ["hash"])])
     groups = samples.groups or [""] * len(samples)
     for index, (name, part) in enumerate(zip(samples.ids, split.names, strict=True)):
-        row = [name, _label_text(samples, index), part, groups[index],
-               *([] if hashes is None else [hashes[index]])]
+        row = [safe_cell(v) for v in (name, _label_text(samples, index), part, groups[index],
+                                      *([] if hashes is None else [hashes[index]]))]
         (quoted if "\r" in "".join(row) else plain).writerow(row)
     return write_text(path, text.getvalue())
 
@@ -273,4 +274,5 @@ def _label_text(samples: Samples, index: int) -> str:
 def read_splits(path: Path) -> list[dict[str, str]]:
     """Rows of a splits file."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        return [{key: plain_cell(value) if isinstance(value, str) else value
+                 for key, value in row.items()} for row in csv.DictReader(stream)]

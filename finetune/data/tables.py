@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from finetune.data.nested_groups import nested_groups
 from finetune.data.picture_paths import found_pictures
 from finetune.data.samples import FolderSource, Samples, single_label, sorted_names
 from finetune.errors import DataError, did_you_mean, first_of
+from finetune.files import plain_cell
 from finetune.specs import LabelKind, LabelSpec
 
 __all__ = ["apply_splits_file", "read_csv", "read_header", "tables_in"]
@@ -211,6 +212,7 @@ def apply_splits_file(samples: Samples, path: Path) -> tuple[Samples, list[str]]
         raise DataError(f"{path.name} lacks the columns {', '.join(lacking)}; expected path, "
                         "label, split and optionally group")
     place = {name: i for i, name in enumerate(samples.ids)}
+    rows = [_unescaped(row, place) for row in rows]
     names = [row["path"] if row["path"] in place else
              os.path.normpath(row["path"].strip().replace("\\", "/")) for row in rows]
     _check_listed(names, list(place), path.name)
@@ -228,6 +230,13 @@ def apply_splits_file(samples: Samples, path: Path) -> tuple[Samples, list[str]]
     given = _given_parts([row["split"] for row in rows], path.name)
     groups, _ = _groups(rows, ["group"])
     return replace(chosen, given_split=given, groups=groups or chosen.groups), notes
+
+
+def _unescaped(row: dict[str, str], known: Mapping[str, int]) -> dict[str, str]:
+    """The row without the apostrophes that `write_splits` puts before what looks like a formula."""
+    plain = {key: plain_cell(value) for key, value in row.items()}
+    is_other = plain["path"] not in known and row["path"] in known
+    return {**plain, "path": row["path"]} if is_other else plain
 
 
 def _check_listed(names: list[str], known: list[str], file: str) -> None:

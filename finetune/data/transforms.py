@@ -10,7 +10,6 @@ albumentations is touched in this module only, and imported only for a preset th
 happen together; here they share one stream of random numbers instead.
 """
 
-import importlib
 import math
 import os
 import random
@@ -25,6 +24,7 @@ import numpy.typing as npt
 
 from finetune.data.augmenting import OWN_STEPS, Colour, Grey, Light, Mirror, RandomFraming, Turn
 from finetune.data.decoding import resize_image, to_unit_range
+from finetune.dotted import import_dotted
 from finetune.errors import ConfigurationError, did_you_mean
 from finetune.specs import Dtype, InputSpec, Resize
 
@@ -230,20 +230,4 @@ def _find_preset(preset: str) -> Callable[[InputSpec], Any]:
         raise ConfigurationError(
             f"data.transform={preset}: no such preset{did_you_mean(preset, PRESETS)}. There are "
             f"{', '.join(PRESETS)}; your own is given as package.module:function.")
-    module_name, _, name = preset.partition(":")
-    found = getattr(_import(module_name, preset), name, None)
-    if not callable(found):
-        known = [n for n, v in vars(_import(module_name, preset)).items() if callable(v)]
-        raise ConfigurationError(
-            f"data.transform={preset}: {module_name} has no function "
-            f"{name!r}{did_you_mean(name, known)}.")
-    return found  # type: ignore[no-any-return]
-
-
-def _import(module_name: str, preset: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise ConfigurationError(
-            f"data.transform={preset}: cannot import {module_name!r} ({error}). Expected "
-            "package.module:function, importable from the current folder.") from error
+    return import_dotted("data.transform", preset)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.archives import ARCHIVE_ERRORS, read_npz
 from finetune.errors import DataError
-from finetune.files import write_with
+from finetune.files import parse_json, write_with
 from finetune.specs import LabelKind, LabelSpec
 
 if TYPE_CHECKING:  # predictions can be read without torch
@@ -81,12 +82,11 @@ class Predictions:
             DataError: There is no such file, or it is not one of predictions.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            spec = LabelSpec.from_dict(json.loads(str(arrays["label_spec"])))
+            arrays = read_npz(path)
+            spec = LabelSpec.from_dict(parse_json(str(arrays["label_spec"])))
             groups = arrays["groups"].tolist() if "groups" in arrays else None
             return cls(arrays["ids"].tolist(), arrays["labels"], arrays["logits"], spec, groups)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (*ARCHIVE_ERRORS, AttributeError) as error:
             raise DataError(f"{path} is not a file of predictions ({error}); expected the .npz "
                             "that a run writes into its predictions/ folder") from error
 

@@ -1,17 +1,14 @@
 """Networks by name: any timm classifier, or a function of the user's own."""
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 from torch import nn
 
 import finetune.models.registration  # noqa: F401  registers our networks with timm
+from finetune.dotted import import_dotted
 from finetune.errors import ConfigurationError, did_you_mean, first_of
 from finetune.models.heads import classifier_modules, narrow_classifier, replace_with_mlp
 from finetune.models.ordinal import make_ordinal, score_count
@@ -155,36 +152,10 @@ def _call_builder(name: str, num_classes: int, in_channels: int,
 
 
 def _find_builder(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    if module_name in ("hf-hub", "hf_hub", "local-dir"):
+    if name.partition(":")[0] in ("hf-hub", "hf_hub", "local-dir"):
         raise ConfigurationError(f"model.name={name}: write that as model.weights={name}, and the "
                                  "network's timm name as model.name")
-    try:
-        with _current_folder_importable():
-            module = importlib.import_module(module_name)
-    except (ImportError, ValueError, SyntaxError) as error:
-        raise ConfigurationError(
-            f"model.name={name}: {module_name!r} can't be imported ({error}); expected is "
-            "package.module:function, installed or below the current folder") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        there = [n for n, member in vars(module).items() if callable(member)]
-        raise ConfigurationError(f"model.name={name}: {module_name} has no function "
-                                 f"{function_name!r}{did_you_mean(function_name, there)}")
-    return function  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
-    added = folder not in sys.path
-    if added:
-        sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if added and folder in sys.path:
-            sys.path.remove(folder)
+    return import_dotted("model.name", name)
 
 
 def _check_classifier(model: nn.Module, name: str) -> None:

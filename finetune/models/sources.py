@@ -1,6 +1,5 @@
 """Where weights can be had: installed, timm's tags, the hub, addresses, files, folders, runs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from finetune.errors import ConfigurationError, closest, did_you_mean, first_of
-from finetune.files import hash_file
+from finetune.files import hash_file, parse_json
 from finetune.models.architectures import ARCHITECTURES
 from finetune.models.downloads import (
     check_address,
@@ -33,7 +32,7 @@ from finetune.models.packaged import (
     read_packaged,
 )
 from finetune.models.state_dicts import read_tensors
-from finetune.models.stored import check_stored, is_stored, read_json
+from finetune.models.stored import check_stored, is_stored, read_json, refuse_sources
 
 __all__ = ["FoundWeights", "check_weights_name", "find_tagged", "find_weights"]
 
@@ -211,6 +210,7 @@ def _from_hub(repository: str, name: str) -> FoundWeights:
         raise ConfigurationError(f"hf-hub:{repository} is not a timm network: its config.json has "
                                  f"architecture={architecture}; download its weights and give the "
                                  "file, if its tensors fit")
+    refuse_sources(described, f"hf-hub:{repository}")
     path = find_in_hub(repository, HUB_NAMES)
     return _described(described, path, name, f"hf-hub:{repository}")
 
@@ -245,7 +245,8 @@ def _donor(path: Path, architecture: str, settings: Mapping[str, Any],
     """
     known = {field.name for field in fields(PretrainedCfg)}
     plain = {key: value for key, value in settings.items() if key in known}
-    plain |= {"source": None, "hf_hub_id": None, "url": None}
+    plain |= {"source": None, "hf_hub_id": None, "url": None, "file": None, "state_dict": None,
+              "hf_hub_filename": None}  # what a config.json says of other files counts for nothing
     if plain.get("custom_load"):
         plain["file"] = str(path)
     else:
@@ -256,7 +257,8 @@ def _donor(path: Path, architecture: str, settings: Mapping[str, Any],
         with torch.random.fork_rng(devices=[]):
             donor = timm.create_model(architecture, pretrained=True, pretrained_cfg=plain,
                                       **options)
-    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError,
+            OSError, MemoryError, ArithmeticError) as error:
         raise ConfigurationError(f"the weights {label} ({path.name}) don't fit timm "
                                  f"{timm.__version__}'s {architecture}: {error}") from error
     return dict(donor.state_dict())
@@ -292,4 +294,8 @@ def _network_of(path: Path) -> str | None:
     """``model.name`` in the metadata that a run writes beside its weights."""
     with safetensors.safe_open(path, "pt") as file:
         told = (file.metadata() or {}).get("finetune", "{}")
-    return json.loads(told).get("model")  # type: ignore[no-any-return]
+    try:
+        network = parse_json(told).get("model")
+    except (ValueError, AttributeError):
+        network = None  # somebody else wrote it
+    return network if isinstance(network, str) else None

@@ -6,6 +6,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from finetune.archives import check_stored_only
 from finetune.errors import ConfigurationError, first_of
 
 __all__ = ["read_tensors", "unwrap"]
@@ -60,7 +62,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 def _read_safetensors(path: Path) -> Any:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, LookupError, RuntimeError, TypeError,
+            MemoryError, OverflowError, AttributeError) as error:
         raise ConfigurationError(f"weights file {path.name} is not a whole .safetensors file "
                                  f"({error}): copy or download it again") from error
 
@@ -71,13 +74,14 @@ def _read_pickle(path: Path, start: bytes) -> Any:
             f"{path.name} is not a weights file: it begins with {start!r}; expected is "
             ".safetensors or a .pth, .pt or .bin file that torch.save wrote")
     try:
+        check_stored_only(path)
         with (warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS),
               path.open("rb") as stream):  # torch.load would look at a path's ending
             warnings.simplefilter("ignore")  # old formats are welcome
             return torch.load(stream, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
-            AttributeError, OSError, ImportError, AssertionError, OverflowError,
-            struct.error) as error:
+            AttributeError, OSError, ImportError, AssertionError, OverflowError, MemoryError,
+            NotImplementedError, struct.error, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
 
 
@@ -157,6 +161,11 @@ def _what_it_holds(content: object) -> str:
 
 
 def _check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
+    spread = [key for key, tensor in tensors.items()  # a few bytes that stand for gigabytes
+              if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()]
+    if spread:
+        raise ConfigurationError(f"weights file {name} holds {first_of(spread)} without all of its "
+                                 "numbers: save the tensors as torch.nn.Module.state_dict() does")
     bad = [key for key, tensor in tensors.items()
            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all())]
     if bad:

@@ -4,7 +4,6 @@ timm's own format (``model.safetensors`` and ``config.json``; timm loads them as
 the licence, and a manifest with every file's hash.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,11 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from finetune.errors import ConfigurationError
-from finetune.files import hash_file, write_json, write_text
+from finetune.files import hash_file, parse_json, write_json, write_text
 
 __all__ = ["CONFIG", "MANIFEST", "WEIGHTS", "check_new", "check_stored", "is_stored",
-           "read_description", "read_json", "store", "stored_problems"]
+           "read_description", "read_json", "refuse_sources", "store", "stored_problems"]
 
+# arguments of timm.create_model that name files, or settings of another network
+_OTHER_SOURCES = {"model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+                  "checkpoint_path", "cache_dir", "pretrained_custom_load", "pretrained_strict",
+                  "scriptable", "exportable", "no_jit", "device", "dtype"}
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
 
@@ -58,7 +61,19 @@ def read_description(folder: Path) -> dict[str, Any]:
     for key in ("pretrained_cfg", "model_args"):
         if not isinstance(described.get(key, {}), dict):
             raise ConfigurationError(f"{folder / CONFIG}: {key} is not an object")
+    refuse_sources(described, str(folder / CONFIG))
     return described
+
+
+def refuse_sources(described: Mapping[str, Any], where: str) -> None:
+    """Raise a `ConfigurationError` where a ``config.json`` sends timm to other files.
+
+    timm would read them as it pleases, in older versions pickles among them.
+    """
+    wrong = sorted(_OTHER_SOURCES & {*(described.get("model_args") or {})})
+    if wrong:
+        raise ConfigurationError(f"{where}: model_args.{wrong[0]} would make timm read another "
+                                 "file; remove it")
 
 
 def hash_problems(folder: Path) -> list[str]:
@@ -143,7 +158,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigurationError: It can't be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} can't be read as JSON: {error}") from error
     if not isinstance(content, dict):

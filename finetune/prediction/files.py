@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune.errors import InputError
-from finetune.files import write_json
+from finetune.files import parse_json, read_json, safe_cell, write_json
 from finetune.prediction.predictor import Prediction, Predictor, point_name
 
 try:
@@ -22,7 +22,6 @@ __all__ = ["FORMATS", "RowFile", "columns", "header_line", "plain_name", "row_li
 
 FORMATS = ("csv", "jsonl")
 SEPARATOR = "|"                       # between several class names, warnings
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 DIGITS = 9                            # of a probability
 BLOCK = 1 << 16
 
@@ -58,15 +57,6 @@ def plain_name(name: str) -> str:
         return name
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else repr(text)[1:-1]
-
-
-def safe_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: an apostrophe leads where it could.
-
-    >>> safe_cell("=1+1"), safe_cell("a=1")
-    ("'=1+1", 'a=1')
-    """
-    return f"'{text}" if text.startswith(FORMULAS) else text
 
 
 def _fields(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
@@ -194,7 +184,7 @@ class RowFile:
     def _parsed(self, line: str) -> tuple[str, bool]:
         try:
             if self.form == "jsonl":
-                values = json.loads(line)
+                values = parse_json(line)
                 return str(values["path"]), values["error"] is not None
             names, cells = (next(csv.reader([each])) for each in (self.header, line))
             return cells[0], bool(cells[names.index("error")])
@@ -249,7 +239,7 @@ def _write_side(side: Path, about: Mapping[str, Any]) -> None:
 
 def _refuse_other(partial: Path, side: Path, about: Mapping[str, Any]) -> None:
     try:
-        then = json.loads(side.read_text(encoding="utf-8"))
+        then = read_json(side)
     except (OSError, ValueError) as error:
         raise InputError(f"{partial} can't be continued: {side.name} beside it can't be read "
                          f"({error}); --overwrite begins anew") from error

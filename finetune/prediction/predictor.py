@@ -346,16 +346,25 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
     Raises:
         InputError: It holds folds, isn't finished, or a newer version trained it.
     """
-    from finetune.files import hash_file
-
     if not run.best_weights.is_file() or not (run.path / "metrics.json").is_file():
         folds = run.has_folds
         raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
                          f"{run.path / 'fold-1'}" if folds else
                          f"{run.path} is not finished: python -m finetune resume {run.path}")
-    environment = run.environment
+    environment = run.whole_environment
     version = environment["versions"].get("finetune-images")
     refuse_newer(run.path, version)
+    try:
+        return _facts(run, environment, version)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{run.path}: environment.json or decisions.json is damaged "
+                         f"({type(error).__name__}: {error})") from error
+
+
+def _facts(run: "RunDirectory", environment: dict[str, Any],
+           version: str | None) -> dict[str, Any]:
+    from finetune.files import hash_file
+
     decisions = run.path / "decisions.json"
     seen = environment["data"].get("training_pictures")
     return {"spec": InputSpec.from_dict(environment["input_spec"]),
@@ -376,7 +385,7 @@ def refuse_newer(path: object, version: str | None) -> None:
         InputError: It is later.
     """
     def numbers(text: str) -> list[int]:
-        return [int(part) for part in text.split(".")[:3] if part.isdecimal()]
+        return [int(part[:9]) for part in str(text).split(".")[:3] if part.isdecimal()]
 
     if version is not None and numbers(version) > numbers(__version__):
         raise InputError(f"{path} was made by finetune {version}, this is {__version__}: "

@@ -1,6 +1,5 @@
 """What a page shows of the answers to one part: numbers, matrix, curves, probabilities."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from finetune.evaluation.decisions import Decisions, apply_decisions
 from finetune.evaluation.per_class import measured_by_class
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import reliability_diagram
+from finetune.files import read_json
 from finetune.report.charts import class_charts, reliability_charts, risk_chart
 from finetune.report.drawing import metric_titles
 from finetune.report.matrix import MOST_CLASSES, cell_pictures, matrix_rows
@@ -58,7 +58,7 @@ def describe_answers(folder: Path, predictions: Predictions, values: dict[str, A
     """
     odds = {"as answered": predictions.probabilities}
     if decided.get("calibration", {}).get("kept") and (folder / "decisions.json").exists():
-        stored = json.loads((folder / "decisions.json").read_text(encoding="utf-8"))
+        stored = read_json(folder / "decisions.json")
         odds["calibrated"] = apply_decisions(Decisions.from_dict(stored),
                                              predictions.logits)["probabilities"]
     names, labels = predictions.label_spec.class_names, predictions.labels

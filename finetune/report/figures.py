@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.evaluation.predictions import Predictions
-from finetune.files import write_text, write_with
+from finetune.files import safe_cell, write_text, write_with
 from finetune.report.curves import Curve, mean_curve, precision_recall_curves, roc_curves
 from finetune.report.drawing import (
     STYLE,
@@ -100,8 +100,8 @@ def _save(figure: "Figure", stem: Path) -> None:
 def _save_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(safe_cell, header))
+    writer.writerows(map(safe_cell, row) for row in rows)
     write_text(path, text.getvalue())
 
 

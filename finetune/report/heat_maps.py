@@ -2,16 +2,15 @@
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from finetune.files import write_bytes, write_json
+from finetune.errors import InputError
+from finetune.files import read_json, write_bytes, write_json
 
 __all__ = ["HeatMap", "draw_overlay", "heat_uris", "hits_of", "read_heat_maps", "write_heat_maps"]
 
@@ -80,14 +79,21 @@ def write_heat_maps(run: Path, maps: Sequence[tuple[HeatMap, bytes]]) -> Path:
 
 
 def read_heat_maps(run: Path) -> list[tuple[HeatMap, bytes]]:
-    """What `write_heat_maps` wrote, in its order; nothing where a run has none."""
+    """What `write_heat_maps` wrote, in its order; nothing where a run has none.
+
+    Raises:
+        InputError: The index is damaged. Files elsewhere that it names are left out.
+    """
     index = run / FOLDER / "index.json"
     if not index.exists():
         return []
-    rows: list[dict[str, Any]] = json.loads(index.read_text(encoding="utf-8"))
-    found = [HeatMap(**row) for row in rows]
-    return [(told, path.read_bytes()) for told in found
-            if (path := run / FOLDER / told.file).exists()]
+    try:
+        found = [HeatMap(**row) for row in read_json(index)]
+        paths = {told.file: run / FOLDER / Path(told.file).name for told in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{index} is damaged ({error}); remove it") from error
+    return [(told, paths[told.file].read_bytes()) for told in found
+            if paths[told.file].is_file() and paths[told.file].name == told.file]
 
 
 def heat_uris(run: Path) -> dict[tuple[str, str], str]:

@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from finetune.evaluation.predictions import Predictions
@@ -96,9 +95,7 @@ def _optional(run: RunDirectory, name: str) -> dict[str, Any]:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """``config.yaml`` as plain values; shown, never acted on."""
-    path = folder / "config.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found if isinstance(found, dict) else {}
+    return RunDirectory(folder).settings if (folder / "config.yaml").exists() else {}
 
 
 def _subgroup_columns(found: dict[str, Any]) -> list[str]:

@@ -23,6 +23,8 @@ from finetune.errors import DataError
 __all__ = ["ReadPicture", "Thumbnails", "breakable", "number", "picture_uri", "render_page",
            "spans"]
 
+# what no text needs and names may hold: control characters, turned directions, halves of pairs
+_HIDDEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 ReadPicture = Callable[[str], np.ndarray]
 """Gives a picture (H, W, C) uint8 by its id."""
 
@@ -39,8 +41,9 @@ def render_page(template: str, *, style: str = "", **values: Any) -> str:
     script = _text("page.js")
     policy = (f"default-src 'none'; img-src data:; style-src {_source(css)}; "
               f"script-src {_source(script)}; base-uri 'none'; form-action 'none'")
-    return _environment().get_template(template).render(
+    page = _environment().get_template(template).render(
         css=Markup(css), script=Markup(script), policy=Markup(policy), **values)  # our own files
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), page)
 
 
 @cache

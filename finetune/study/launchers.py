@@ -4,6 +4,7 @@ Hydra's plugins (joblib, submitit, Ray) take a function and words for each job. 
 study's folder and a member's number travels to a job; all else is read from the folder.
 """
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +21,18 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from finetune.dotted import TRUST, trusted
 from finetune.errors import ConfigurationError, FinetuneError, did_you_mean
+from finetune.run_directory import STUDY
 
-__all__ = ["LAUNCHERS", "check_launcher", "is_local", "read_sweeper", "run_jobs"]
+__all__ = ["LAUNCHERS", "check_kept_launcher", "check_launcher", "is_local", "read_sweeper",
+           "run_jobs"]
 
+_PLAIN_WORD = re.compile(
+    r"hydra/launcher=\w+|hydra\.launcher\.(n_jobs|backend|prefer|require|verbose|batch_size|timeout|"
+    r"timeout_min|cpus_per_task|gpus_per_node|nodes|tasks_per_node|mem_gb|name|partition|qos|account|"
+    r"constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|signal_delay_s|"
+    r"max_num_timeout|array_parallelism|stderr_to_stdout)=[\w.:,-]*")
 LAUNCHERS = {"basic": "", "joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm",
              "ray": "ray"}
 """Launchers that a study knows, and the extra that brings each."""
@@ -53,6 +62,23 @@ def check_launcher(words: Sequence[str]) -> None:
         _configuration(_loader(), Path("."), words)
     except HydraException as error:
         raise ConfigurationError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
+
+
+def check_kept_launcher(words: Sequence[str]) -> None:
+    """Raise unless a study's own file asks a launcher for nothing but numbers and names.
+
+    Words such as ``hydra.launcher.setup=[…]`` run commands; whoever typed them may list their keys
+    in FINETUNE_TRUST.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    wrong = [word for word in words if not _PLAIN_WORD.fullmatch(word)
+             and word.partition("=")[0] not in trusted()]
+    if wrong:
+        raise ConfigurationError(f"{STUDY} holds {wrong[0]}, which could run commands, and which "
+                                 f"you didn't type now: if it is yours, set {TRUST}="
+                                 f"{wrong[0].partition('=')[0]}")
 
 
 def read_sweeper(words: Sequence[str]) -> dict[str, Any]:
@@ -92,9 +118,9 @@ def run_jobs(task: Callable[[DictConfig], Any], folder: Path, words: Sequence[st
     """
     loader = _loader()
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=task, config=_configuration(loader, folder, words))
     try:
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=_configuration(loader, folder, words))
         with warnings.catch_warnings(), _jobs_end_with_us(words):
             if not is_local(words):
                 warnings.simplefilter("ignore")  # of the plugins' own

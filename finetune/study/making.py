@@ -41,7 +41,7 @@ def print_study_plan(words: Sequence[str]) -> None:
         own_words = corners(study.sweep)[0]
     else:
         own_words = _print_arms(study)
-    composed = compose(merge(study.base, own_words))
+    composed = compose(merge(study.base, own_words), typed_by_user=False)
     print_plan(composed.config, replaced=composed.replaced)
     say(f"this is one run of {total_members(study)}" + (
         ", each chosen by what the ones before it gave" if study.sweep else
@@ -154,7 +154,7 @@ def _check_arms(arms: Sequence[Arm], base: dict[str, str]) -> list[Config]:
     for arm in arms:
         words = merge(base, arm.words)
         try:
-            config = compose(words, check_names=name_problems).config
+            config = compose(words, typed_by_user=False, check_names=name_problems).config
         except ConfigurationError as error:
             problems.append(f"{error}" if len(arms) == 1 else f"arm {arm.name}: {error}")
             continue

@@ -86,7 +86,7 @@ def settle(settling: Sequence[Sequence[str]]) -> dict[str, Any]:
     The arithmetic is measured with the first words; ``data.batch_size=auto`` becomes the largest
     batch that fits with all of them.
     """
-    configs = [compose(words).config for words in settling]
+    configs = [compose(words, typed_by_user=False).config for words in settling]
     first = _settled(configs[0])
     words = {"training.precision": first.training.precision.value,
              "training.memory_format": first.training.memory_format.value}
@@ -134,7 +134,7 @@ def _root(config: Config, folder: str) -> str:
 def _train(folder: Path, number: int) -> None:
     study = read_study(folder)
     member = study.members[number]
-    composed = compose(member.words)
+    composed = compose(member.words, typed_by_user=False)
     torch.set_num_threads(study.settled["threads"])
     say(_progress(folder, study, number))
     with _logged(folder / LOGS / f"{member.path}.txt"):

@@ -22,7 +22,7 @@ from finetune.files import write_text
 from finetune.interruption import several_runs
 from finetune.rehearsal import fits_only_the_head
 from finetune.run_directory import RunDirectory
-from finetune.study.launchers import is_local, run_jobs
+from finetune.study.launchers import check_kept_launcher, check_launcher, is_local, run_jobs
 from finetune.study.making import plan_study
 from finetune.study.member import LOGS, SETTLE, Failure, StudyTask
 from finetune.study.plan import (
@@ -79,6 +79,9 @@ def resume_study(folder: Path) -> Path:
         FinetuneError: As `run_study`.
     """
     study = read_study(folder)
+    check_kept_launcher(study.launcher)
+    if study.launcher:
+        check_launcher(study.launcher)
     if study.chosen and all(member.state == "finished" for member in study.members):
         say(f"{folder} is finished; nothing to do")
         print_table(study, folder)
@@ -159,7 +162,7 @@ def _settle(folder: Path, study: Study) -> None:
 
 
 def _trains_a_network(study: Study, arm: Arm) -> bool:
-    return not fits_only_the_head(compose(merge(study.base, arm.words)).config)
+    return not fits_only_the_head(compose(merge(study.base, arm.words), typed_by_user=False).config)
 
 
 def _run_missing(folder: Path, study: Study, role: str, failures: dict[str, Failure]) -> None:

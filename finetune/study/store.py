@@ -1,11 +1,10 @@
 """``study.json``: what a study is and how far it came."""
 
-import json
 from pathlib import Path
 
-from finetune.errors import InputError
-from finetune.files import write_json
-from finetune.run_directory import STUDY
+from finetune.errors import InputError, first_of
+from finetune.files import read_json, write_json
+from finetune.run_directory import STUDY, inner_folder
 from finetune.study.plan import Study
 
 __all__ = ["is_study", "read_study", "write_study"]
@@ -24,9 +23,25 @@ def read_study(folder: Path) -> Study:
     """
     path = folder / STUDY
     try:
-        return Study.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        study = Study.from_dict(read_json(path))
+        _check(study)
+        return study
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} can't be read as a study: {error}") from error
+
+
+def _check(study: Study) -> None:
+    """Raise a `ValueError` where members would lie elsewhere, or words are none."""
+    for name in [*(member.path for member in study.members), *(arm.folder for arm in study.arms)]:
+        inner_folder(name)
+    numbers = [*study.seeds, *study.search_seeds, *study.rates]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"seeds and rates have to be numbers, not {first_of(numbers)}")
+    words = [*study.launcher, *(f"{key}={value}" for key, value in study.base.items()),
+             *(word for arm in study.arms for word in arm.words),
+             *(word for member in study.members for word in member.words)]
+    if not all("=" in word for word in words):
+        raise ValueError("its words have to be key=value")
 
 
 def write_study(folder: Path, study: Study) -> None:

@@ -133,10 +133,18 @@ def _told(arm: Arm, value: float | None, space: dict[str, Any]) -> Any:
 
 
 def _sampler(sweep: Sweep, number: int) -> Any:
-    from hydra.utils import instantiate
+    name = str(sweep.sampler.get("_target_")).removeprefix("optuna.samplers.")
+    options = {key: value for key, value in sweep.sampler.items() if not key.startswith("_")}
+    try:  # not by Hydra's instantiate, which calls whatever a study's file names
+        if name not in SAMPLERS:
+            raise TypeError(f"{name} is none")
+        from optuna import samplers
 
-    seed = np.random.SeedSequence([sweep.sampler["seed"], number]).generate_state(1)[0]
-    return instantiate({**sweep.sampler, "seed": int(seed)})
+        seed = np.random.SeedSequence([sweep.sampler["seed"], number]).generate_state(1)[0]
+        return getattr(samplers, name)(**{**options, "seed": int(seed)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"the sampler {sweep.sampler} is none that a study takes ({error})"
+                                 f": there are {', '.join(SAMPLERS)}, with numbers") from error
 
 
 def _trial(study: Study, number: int, params: dict[str, Any]) -> tuple[Arm, Member]:

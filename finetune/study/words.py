@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from finetune.config import text_fields
+from finetune.dotted import code_in, trust
 from finetune.errors import ConfigurationError, did_you_mean
 from finetune.rehearsal import SOURCES
 from finetune.values import known_keys
@@ -82,6 +83,8 @@ def read_study_words(words: Sequence[str]) -> StudyWords:
                      "intervals need hydra/sweeper=optuna" for key, text in found.intervals.items()]
     if problems:
         raise ConfigurationError("\n".join(problems))
+    trust(code_in([*(f"{key}={value}" for key, value in found.typed.items()),
+                   *(f"{key}={value}" for key, own in found.lists.items() for value in own)]))
     return found
 
 

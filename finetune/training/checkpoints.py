@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import struct
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +13,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from finetune.archives import check_stored_only
 from finetune.errors import FinetuneError
-from finetune.files import write_bytes, write_with
+from finetune.files import parse_json, write_bytes, write_with
 from finetune.training.loop import LoopState
 
 __all__ = ["load_checkpoint", "load_tensors", "load_weights", "read_metadata", "save_checkpoint",
@@ -47,7 +51,10 @@ def load_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Opti
         FinetuneError: The file is missing or damaged.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_stored_only(path)
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            warnings.simplefilter("ignore")  # of pickles that torch didn't write
+            content = torch.load(stream, map_location="cpu", weights_only=True)
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         if average is not None:
@@ -61,7 +68,8 @@ def load_checkpoint(path: Path, *, model: nn.Module, optimizer: torch.optim.Opti
 
 # what torch raises for files that are cut off, empty, of another kind, or another model's
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-               pickle.UnpicklingError)
+               ImportError, AssertionError, MemoryError, OverflowError, struct.error,
+               pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def _first_line(error: Exception) -> str:
@@ -118,13 +126,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, RuntimeError, TypeError,
+            MemoryError) as error:
         raise FinetuneError(f"{path} does not hold this model's weights: {error}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What `save_tensors` was told beside the tensors; the file has to be there."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        return dict(json.loads((file.metadata() or {}).get("finetune", "{}")))
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(parse_json((file.metadata() or {}).get("finetune", "{}")))
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise FinetuneError(f"{path} is no file of weights that this program wrote: {error}"
+                            ) from error

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.files import read_json
+
 __all__ = ["CachedFeatures", "FeatureLoader", "in_memory", "list_caches", "make_room",
            "open_features", "write_features"]
 
@@ -103,7 +105,7 @@ def open_features(folder: Path, about: dict[str, Any]) -> CachedFeatures | None:
     All of it is read once, to compare the checksum.
     """
     try:
-        told = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        told = read_json(folder / "about.json")
         shape, kind = tuple(told["shape"]), _TYPES[told["dtype"]]
         if told["about"] != json.loads(json.dumps(about)):
             return None
