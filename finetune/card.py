@@ -9,7 +9,7 @@ from finetune.console import say
 from finetune.errors import InputError
 from finetune.evidence import read_facts
 from finetune.files import write_text
-from finetune.prediction.predictor import run_facts
+from finetune.prediction.model_facts import run_facts
 from finetune.report.card import left_for_a_person, render_card
 from finetune.run_directory import RunDirectory
 

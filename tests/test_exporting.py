@@ -373,6 +373,7 @@ def damaged(exported):
     for key, change, told in (
             ("newer", lambda d: d.update(format=2, version="99.0"), "99.0"),
             ("other classes", lambda d: d["labels"].update(class_names=["a", "b"]), "was changed"),
+            ("monstrous size", lambda d: d["spec"].update(size=[10**6, 10**6]), "damaged"),
             ("other size", lambda d: d["spec"].update(size=[64, 64]), "was changed"),
             ("no decisions", lambda d: d.update(decisions=3), "damaged"),
             ("no labels", lambda d: d.pop("labels"), "damaged")):

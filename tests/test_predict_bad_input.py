@@ -18,7 +18,8 @@ from finetune.errors import DataError, InputError
 from finetune.prediction import predicting
 from finetune.prediction.files import RowFile, partial_of, side_of
 from finetune.prediction.predicting import PredictOptions, predict
-from finetune.prediction.predictor import Origin, Predictor
+from finetune.prediction.predictor import Predictor
+from finetune.prediction.values import Origin
 from finetune.specs import Dtype, InputSpec, LabelKind, LabelSpec
 
 SPEC = InputSpec((8, 8), 3, ("r", "g", "b"), Dtype.uint8, (0, 255), (0, 0, 0), (1, 1, 1))

@@ -40,6 +40,8 @@ def evaluate_command(words: list[str]) -> int:
     parser.add_argument("--path-column", default="path", metavar="NAME", help="of CSV files")
     parser.add_argument("--output", metavar="FILE", type=Path, help="JSON with everything")
     given = parser.parse_intermixed_args(words)
+    if given.paths and given.split:
+        parser.error("--split is one of the run's own parts, and goes without paths")
     if given.paths:
         from finetune.prediction.new_data import evaluate_new
 

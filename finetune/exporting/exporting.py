@@ -22,15 +22,11 @@ from finetune.exporting.parity import BATCH, Parity, check_parity
 from finetune.method import noise
 from finetune.models.familiarity import WithDistance
 from finetune.models.prefix import folded_copy
-from finetune.prediction.model_facts import KEY, facts_to_json, measured_part
+from finetune.prediction.model_facts import KEY, facts_to_json, measured_part, run_facts
 from finetune.prediction.network import load_familiarity, load_plain_model
 from finetune.prediction.onnx_model import load_onnx
-from finetune.prediction.predictor import (
-    Network,
-    Predictor,
-    Prepared,
-    run_facts,
-)
+from finetune.prediction.predictor import Predictor
+from finetune.prediction.values import Network, Prepared
 from finetune.run_directory import RunDirectory
 from finetune.specs import InputSpec
 

@@ -17,7 +17,7 @@ from finetune.exporting.graph import ExportedModel, example_batch
 from finetune.files import write_text
 from finetune.prediction.model_facts import KEY
 from finetune.prediction.onnx_model import INPUT, OUTPUTS
-from finetune.prediction.predictor import Answers, Network
+from finetune.prediction.values import Answers, Network
 from finetune.specs import InputSpec, LabelSpec
 
 __all__ = ["OPSET", "as_network", "load_pt2", "load_timm", "write_onnx", "write_pt2", "write_timm"]

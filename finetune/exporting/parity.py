@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.prediction.predictor import LIKELY, Answers, Network, Predictor, Prepared
+from finetune.prediction.predictor import LIKELY, Predictor
+from finetune.prediction.values import Answers, Network, Prepared
 from finetune.specs import LabelSpec
 
 __all__ = ["BATCH", "TIE", "TOLERANCE", "Parity", "check_parity"]

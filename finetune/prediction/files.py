@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 from finetune.errors import InputError
 from finetune.files import parse_json, read_json, safe_cell, write_json
-from finetune.prediction.predictor import Prediction, Predictor, point_name
+from finetune.prediction.predictor import Predictor, point_name
+from finetune.prediction.values import Prediction
 
 try:
     import fcntl

@@ -1,4 +1,7 @@
-"""What an exported model says of itself: one JSON document that travels inside its file."""
+"""What is told of a model beside its network: by a run's files, or by an export's metadata.
+
+An export's is one JSON document that travels inside its file.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
 from finetune.data.seen_pictures import SeenPictures
+from finetune.data.unreadable import MAX_PIXELS
 from finetune.errors import InputError
 from finetune.evaluation.decisions import Decisions
-from finetune.evaluation.familiarity import FarLimit
-from finetune.prediction.predictor import Origin, refuse_newer
+from finetune.evaluation.familiarity import FarLimit, read_limit
+from finetune.files import hash_file, parse_json
+from finetune.prediction.values import Origin
 from finetune.specs import InputSpec, LabelSpec
 
 if TYPE_CHECKING:
     from finetune.run_directory import RunDirectory
 
-__all__ = ["FORMAT", "KEY", "facts_to_json", "json_to_facts", "measured_part"]
+__all__ = ["FORMAT", "KEY", "facts_to_json", "json_to_facts", "measured_part", "refuse_newer",
+           "run_facts"]
 
 KEY = "finetune"  # of the document among a file's metadata
 FORMAT = 1        # of the document; grows when older versions would misread it
@@ -25,7 +31,7 @@ def facts_to_json(facts: Mapping[str, Any], export: Mapping[str, Any]) -> str:
     """The document of a model.
 
     Args:
-        facts: As `finetune.prediction.predictor.run_facts` gives them.
+        facts: As `run_facts` gives them.
         export: How the file was made: plain values.
     """
     parts = ("spec", "labels", "decisions", "origin", "seen", "far")
@@ -41,11 +47,12 @@ def json_to_facts(text: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]
         InputError: It is damaged, or of a newer version.
     """
     try:
-        told = json.loads(text)
+        told = parse_json(text)
         if told["format"] > FORMAT:
             refuse_newer(name, told["version"])
             raise InputError(f"{name} is of format {told['format']}, and this version reads up to "
                              f"{FORMAT}: use finetune {told['version']} or later")
+        _check_size(told["spec"])
         decisions, seen, far = (told[name] for name in ("decisions", "seen", "far"))
         return {"spec": InputSpec.from_dict(told["spec"]),
                 "labels": LabelSpec.from_dict(told["labels"]),
@@ -56,6 +63,12 @@ def json_to_facts(text: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{name}: what the model says of itself is damaged "
                          f"({type(error).__name__}: {error}); export the run again") from error
+
+
+def _check_size(spec: Mapping[str, Any]) -> None:
+    height, width = (int(side) for side in spec["size"])
+    if not (0 < height * width * int(spec["channels"]) <= MAX_PIXELS and min(height, width) > 0):
+        raise ValueError(f"pictures of {height} x {width} x {spec['channels']}")
 
 
 def measured_part(run: "RunDirectory") -> dict[str, Any]:
@@ -70,3 +83,53 @@ def measured_part(run: "RunDirectory") -> dict[str, Any]:
     intervals = metrics.get("intervals", {}).get(part, {})
     return {"part": part, "values": values,
             "intervals": {k: v for k, v in intervals.items() if k in values}}
+
+
+def run_facts(run: "RunDirectory") -> dict[str, Any]:
+    """What a run's files tell beside its network: all else that `Predictor` is made of.
+
+    Raises:
+        InputError: It holds folds, isn't finished, or a newer version trained it.
+    """
+    if not run.best_weights.is_file() or not (run.path / "metrics.json").is_file():
+        folds = run.has_folds
+        raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
+                         f"{run.path / 'fold-1'}" if folds else
+                         f"{run.path} is not finished: python -m finetune resume {run.path}")
+    environment = run.whole_environment
+    version = environment["versions"].get("finetune-images")
+    refuse_newer(run.path, version)
+    try:
+        return _facts(run, environment, version)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{run.path}: environment.json or decisions.json is damaged "
+                         f"({type(error).__name__}: {error})") from error
+
+
+def _facts(run: "RunDirectory", environment: dict[str, Any],
+           version: str | None) -> dict[str, Any]:
+    decisions = run.path / "decisions.json"
+    seen = environment["data"].get("training_pictures")
+    return {"spec": InputSpec.from_dict(environment["input_spec"]),
+            "labels": LabelSpec.from_dict(environment["label_spec"]),
+            "decisions": (Decisions.from_dict(run.read_json("decisions.json"))
+                          if decisions.is_file() else None),
+            "origin": Origin(run.name, hash_file(run.best_weights),
+                             environment["weights"].get("licence"), version,
+                             environment["rehearsal"] is not None),
+            "seen": None if seen is None else SeenPictures.from_dict(seen),
+            "far": read_limit(run.familiarity)}
+
+
+def refuse_newer(path: object, version: str | None) -> None:
+    """Refuse what a later version than this one made.
+
+    Raises:
+        InputError: It is later.
+    """
+    def numbers(text: str) -> list[int]:
+        return [int(part[:9]) for part in str(text).split(".")[:3] if part.isdecimal()]
+
+    if version is not None and numbers(version) > numbers(__version__):
+        raise InputError(f"{path} was made by finetune {version}, this is {__version__}: "
+                         "use that version or a later one")

@@ -19,7 +19,8 @@ from finetune.files import write_json
 from finetune.prediction.known_pictures import find_known, read_hashes
 from finetune.prediction.model_facts import measured_part
 from finetune.prediction.onnx_model import read_onnx
-from finetune.prediction.predictor import Predictor, batches
+from finetune.prediction.predictor import Predictor
+from finetune.prediction.values import batches
 from finetune.results import measure_answers
 from finetune.run_directory import RunDirectory
 from finetune.specs import LabelKind, LabelSpec

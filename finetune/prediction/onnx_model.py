@@ -8,7 +8,8 @@ import numpy as np
 
 from finetune.errors import FinetuneError, InputError
 from finetune.prediction.model_facts import KEY, json_to_facts
-from finetune.prediction.predictor import Answers, Network, Predictor
+from finetune.prediction.predictor import Predictor
+from finetune.prediction.values import Answers, Network
 
 __all__ = ["INPUT", "OUTPUTS", "load_onnx", "read_onnx"]
 

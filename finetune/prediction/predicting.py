@@ -25,7 +25,8 @@ from finetune.prediction.files import (
     row_line,
     side_of,
 )
-from finetune.prediction.predictor import VIEWS, Predictor, Prepared, batches
+from finetune.prediction.predictor import VIEWS, Predictor
+from finetune.prediction.values import Prepared, batches
 
 __all__ = ["PredictOptions", "load_predictor", "predict"]
 

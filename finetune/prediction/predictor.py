@@ -6,114 +6,41 @@ by the functions that evaluation uses; the network itself is a function that som
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune import __version__
 from finetune.data.decoding import Decoded, conform, decode_image, resize_image
 from finetune.data.formats import as_supported
 from finetune.data.seen_pictures import SeenPictures
 from finetune.errors import ConfigurationError, DataError, InputError
 from finetune.evaluation.calibration import to_probabilities
 from finetune.evaluation.decisions import Decisions, calibrated, decide_by
-from finetune.evaluation.familiarity import FarLimit, read_limit
+from finetune.evaluation.familiarity import FarLimit
 from finetune.evaluation.operating_points import OperatingPoint
+from finetune.prediction.model_facts import run_facts
+from finetune.prediction.values import (
+    Answers,
+    Logits,
+    Network,
+    Origin,
+    Prediction,
+    Prepared,
+    batches,
+)
 from finetune.specs import InputSpec, LabelKind, LabelSpec
 
 if TYPE_CHECKING:
     from finetune.run_directory import RunDirectory
 
-__all__ = ["VIEWS", "Answers", "Logits", "Network", "Origin", "Prediction", "Predictor", "Prepared",
-           "batches", "calibrated_network", "point_name", "refuse_newer", "run_facts"]
+__all__ = ["LIKELY", "VIEWS", "Predictor", "calibrated_network", "point_name"]
 
 Picture = str | os.PathLike[str] | np.ndarray
-Logits = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 VIEWS = {"flips": 4, "d4": 8}  # pictures that the network sees for one
 LIKELY = 0.5                   # from there on a label of several is predicted
-
-
-class Answers(NamedTuple):
-    """What a network says about a batch.
-
-    Attributes:
-        probabilities: (B, K) float64, calibrated.
-        logits: (B, K) before calibration.
-        distances: (B,) from the training pictures; None where the model keeps nothing of them.
-    """
-
-    probabilities: np.ndarray
-    logits: np.ndarray
-    distances: np.ndarray | None = None
-
-
-Network = Callable[[np.ndarray], Answers]  # of pictures (B, H, W, C)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from.
-
-    Attributes:
-        run: The run's name.
-        weights: SHA-256 of the chosen weights' file.
-        licence: Of the weights that training started from, where it is known.
-        version: Of finetune, at training.
-        rehearsal: Whether it was trained on generated pictures: its answers mean nothing.
-    """
-
-    run: str
-    weights: str
-    licence: str | None
-    version: str | None
-    rehearsal: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``Origin(**values)`` is the inverse."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one picture.
-
-    Attributes:
-        name: The path as given, or the picture's number.
-        predicted: The likeliest class; of several labels all that are likely (0.5 and more);
-            None for a picture that can't be read.
-        probabilities: One for each class, calibrated; none for a picture that can't be read.
-        prediction_set: Classes of the prediction set; None where the model has no sets.
-        abstained: Whether the model leaves the answer to a person, by its threshold or an empty
-            set; None where it has neither.
-        decisions: For each threshold whether positive (see `point_name`), and under
-            ``least_cost`` the class with the least expected cost.
-        warnings: In what the picture is unlike those of training, that it is far from them for
-            the network, and what decoding dropped.
-        error: Why the picture can't be read; None for all others.
-    """
-
-    name: str
-    predicted: str | tuple[str, ...] | None = None
-    probabilities: tuple[float, ...] = ()
-    prediction_set: tuple[str, ...] | None = None
-    abstained: bool | None = None
-    decisions: dict[str, bool | str] | None = None
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A picture at the network's size: (H, W, C) pixels, or why there are none."""
-
-    name: str
-    pixels: np.ndarray | None
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -331,65 +258,6 @@ def point_name(point: OperatingPoint) -> str:
     """How a threshold is called, such as ``sensitivity_0.95_ill``, or ``f1_ill``."""
     wish = "" if point.wish is None else f"_{point.wish:g}"
     return f"{point.target}{wish}_{point.class_name}"
-
-
-def batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    """Lists of ``size`` items, the last one shorter; takes no more than it gives."""
-    here = iter(items)
-    while some := list(islice(here, size)):
-        yield some
-
-
-def run_facts(run: "RunDirectory") -> dict[str, Any]:
-    """What a run's files tell beside its network: all else that `Predictor` is made of.
-
-    Raises:
-        InputError: It holds folds, isn't finished, or a newer version trained it.
-    """
-    if not run.best_weights.is_file() or not (run.path / "metrics.json").is_file():
-        folds = run.has_folds
-        raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
-                         f"{run.path / 'fold-1'}" if folds else
-                         f"{run.path} is not finished: python -m finetune resume {run.path}")
-    environment = run.whole_environment
-    version = environment["versions"].get("finetune-images")
-    refuse_newer(run.path, version)
-    try:
-        return _facts(run, environment, version)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{run.path}: environment.json or decisions.json is damaged "
-                         f"({type(error).__name__}: {error})") from error
-
-
-def _facts(run: "RunDirectory", environment: dict[str, Any],
-           version: str | None) -> dict[str, Any]:
-    from finetune.files import hash_file
-
-    decisions = run.path / "decisions.json"
-    seen = environment["data"].get("training_pictures")
-    return {"spec": InputSpec.from_dict(environment["input_spec"]),
-            "labels": LabelSpec.from_dict(environment["label_spec"]),
-            "decisions": (Decisions.from_dict(run.read_json("decisions.json"))
-                          if decisions.is_file() else None),
-            "origin": Origin(run.name, hash_file(run.best_weights),
-                             environment["weights"].get("licence"), version,
-                             environment["rehearsal"] is not None),
-            "seen": None if seen is None else SeenPictures.from_dict(seen),
-            "far": read_limit(run.familiarity)}
-
-
-def refuse_newer(path: object, version: str | None) -> None:
-    """Refuse what a later version than this one made.
-
-    Raises:
-        InputError: It is later.
-    """
-    def numbers(text: str) -> list[int]:
-        return [int(part[:9]) for part in str(text).split(".")[:3] if part.isdecimal()]
-
-    if version is not None and numbers(version) > numbers(__version__):
-        raise InputError(f"{path} was made by finetune {version}, this is {__version__}: "
-                         "use that version or a later one")
 
 
 def _listed(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
