@@ -7,7 +7,8 @@ from pathlib import Path
 
 from finetune.data.prefetching import map_ahead
 from finetune.data.scanning import content_hash
-from finetune.data.splits import PARTS, read_splits
+from finetune.data.split_warnings import PARTS
+from finetune.data.splits import read_splits
 
 __all__ = ["Known", "find_known", "read_hashes"]
 
