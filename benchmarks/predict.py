@@ -322,8 +322,8 @@ def difference(plain: Path, ours: Path) -> float:
                 "probability_")]) for row in csv.DictReader(stream)])
     if [name for name, _ in both[0]] != [name for name, _ in both[1]]:
         return float("inf")
-    return max(abs(a - b) for (_, one), (_, two) in zip(*both, strict=True)
-               for a, b in zip(one, two, strict=True))
+    return float(max(abs(a - b) for (_, one), (_, two) in zip(*both, strict=True)
+                     for a, b in zip(one, two, strict=True)))
 
 
 if __name__ == "__main__":
