@@ -56,7 +56,8 @@ KINDS = {"nothing hostile": "predict RUN", "pickles as weights": "model.weights=
          "studies": "plan study=FILE", "settings of a run": "evaluate RUN",
          "JSON of a run": "predict RUN", "study.json": "resume STUDY",
          "pictures, looked at": "audit FOLDER",
-         "pictures, predicted": "predict RUN FOLDER"}
+         "pictures, predicted": "predict RUN FOLDER",
+         "exported models": "predict FILE.onnx FOLDER"}
 
 
 def main() -> int:
@@ -70,8 +71,9 @@ def main() -> int:
         run = train(folder)
         rows = [run_self(__file__, ["--kind", kind, "--folder", str(folder), "--run", str(run)],
                          env={"FINETUNE_CACHE": str(folder / "cache")}) for kind in KINDS]
-        damage = run_self(__file__, ["--kind", "damage", "--folder", str(folder), "--seed",
-                                     str(options.seed), "--damaged", str(options.damaged)])
+        damage = run_self(__file__, ["--kind", "damage", "--folder", str(folder), "--run", str(run),
+                                     "--seed", str(options.seed), "--damaged",
+                                     str(options.damaged)])
     table = markdown(["kind", "handed in as", "files", "refused", "read", "tracebacks", "executed",
                       "written outside", "peak MiB", "seconds"],
                      [[r["kind"], KINDS[r["kind"]], r["files"], r["refused"], r["read"],
@@ -235,6 +237,10 @@ def more_commands(kind: str, box: Path, run: Path, root: str) -> Iterator[Comman
             folder.mkdir(exist_ok=True)
             (folder / "study.json").write_text(json.dumps(values))
             yield name, ["resume", str(folder)], None
+    elif kind == "exported models":
+        for name, content in files.exports(exported(run, box), canary).items():
+            (box / "given" / "m.onnx").write_bytes(content)
+            yield name, predict(box / "given" / "m.onnx", root, box), None
     else:
         yield from picture_commands(kind, box, run)
 
@@ -262,6 +268,18 @@ def picture_commands(kind: str, box: Path, run: Path) -> Iterator[Command]:
         yield name, words, check
 
 
+def exported(run: Path, box: Path) -> bytes:
+    """What `export` writes of the run."""
+    from finetune.exporting.exporting import export
+    from finetune.run_directory import RunDirectory
+
+    path = box / "out" / "sound.onnx"
+    path.parent.mkdir(exist_ok=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        export(RunDirectory(run), path)
+    return path.read_bytes()
+
+
 def copied(run: Path, box: Path) -> Path:
     """A fresh copy of the run."""
     copy = box / "given" / "run"
@@ -269,10 +287,11 @@ def copied(run: Path, box: Path) -> Path:
     return Path(shutil.copytree(run, copy))
 
 
-def predict(run: Path, pictures: str, box: Path) -> list[str]:
+def predict(model: Path, pictures: str, box: Path) -> list[str]:
     """The command that predicts."""
     (box / "out").mkdir(exist_ok=True)
-    return ["predict", str(run), pictures, "--output", str(box / "out" / "p.jsonl"), "--overwrite"]
+    return ["predict", str(model), pictures, "--output", str(box / "out" / "p.jsonl"),
+            "--overwrite"]
 
 
 def code_in_yaml(box: Path, canary: Path, kind: str) -> dict[str, str]:
@@ -359,6 +378,7 @@ def sound_files(run: Path | None) -> dict[str, tuple[bytes, Callable[[bytes], An
     from finetune.data.samples import read_samples
     from finetune.evaluation.predictions import Predictions
     from finetune.models.state_dicts import read_tensors
+    from finetune.prediction.predictor import Predictor
     from finetune.specs import LabelKind, LabelSpec
 
     def by_file(ending: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
@@ -380,6 +400,8 @@ def sound_files(run: Path | None) -> dict[str, tuple[bytes, Callable[[bytes], An
     from finetune.config import Config
 
     settings.write_text(dump_config(Config()))
+    if run is not None:
+        found["model.onnx"] = (exported(run, Path.cwd()), by_file("onnx", Predictor.from_export))
     return found | {
         "a.safetensors": (safetensors.torch.save(tensors), by_file("safetensors", read_tensors)),
         "a.pth": (stream.getvalue(), by_file("pth", read_tensors)),

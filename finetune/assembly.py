@@ -21,7 +21,7 @@ from finetune.errors import ConfigurationError, DataError, first_of
 from finetune.evaluation.subgroups import choose_columns
 from finetune.likeness import Likeness, find_likeness, likeness_warnings
 from finetune.shortcuts import find_cues, shortcut_warnings
-from finetune.specs import Dtype, InputSpec, LabelKind, OrdinalLink
+from finetune.specs import INTERPOLATIONS, Dtype, InputSpec, LabelKind, OrdinalLink
 
 if TYPE_CHECKING:
     from torch import nn
@@ -268,6 +268,9 @@ def input_spec(config: Config, data: Data, model: "nn.Module", weights: "Weights
     pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     resize = config.data.resize
     interpolation = weights.interpolation or "bilinear"
+    if interpolation not in INTERPOLATIONS:
+        raise ConfigurationError(f"{weights.source} asks for interpolation {interpolation!r}; there "
+                                 f"are {', '.join(INTERPOLATIONS)}")
     mean, std = weights.mean, weights.std
     value_range = (0.0, 255.0)
     if mean is None and data.dtype is Dtype.uint8 and data.channels in (1, 3):

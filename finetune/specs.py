@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Decoding", "Dtype", "InputSpec", "LabelKind", "LabelSpec", "OrdinalLink", "Resize"]
+__all__ = ["INTERPOLATIONS", "Decoding", "Dtype", "InputSpec", "LabelKind", "LabelSpec",
+           "OrdinalLink", "Resize"]
+
+
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "area", "nearest")
 
 
 class Resize(StrEnum):
@@ -85,6 +89,9 @@ class InputSpec:
             if len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries, "
                                  f"not one for each of {self.channels} channels")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {self.interpolation!r} is none of "
+                             f"{', '.join(INTERPOLATIONS)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` is the inverse."""

@@ -158,6 +158,59 @@ def json_texts():
             "bytes": "\x00\x01"}
 
 
+def exports(sound, canary):
+    """Exported models that hold code, lead to other files, or lie; made from a sound one."""
+    import onnx
+
+    stream = io.BytesIO()
+    torch.save(Canary(canary), stream)
+    found = {"pickle": pickle.dumps(Canary(canary)), "torch": stream.getvalue(), "empty": b"",
+             "cut": sound[:len(sound) // 2], "noise": np.random.default_rng(0).bytes(4000),
+             "repeated": sound + sound}
+    model = onnx.load_from_string(sound)
+    for name, location in (("up", "../../secret"), ("root", "/etc/passwd"), ("beside", "w.bin")):
+        twin = _copy_of(model)
+        first = max(twin.graph.initializer, key=lambda each: len(each.raw_data))
+        first.ClearField("raw_data")
+        first.data_location = onnx.TensorProto.EXTERNAL
+        first.external_data.add(key="location", value=location)
+        found[f"data {name}"] = twin.SerializeToString()
+    twin = _copy_of(model)
+    twin.graph.node[0].domain, twin.graph.node[0].op_type = "evil", "Shell"
+    twin.opset_import.add(domain="evil", version=1)
+    found["foreign operator"] = twin.SerializeToString()
+    for name, text in {**json_texts(), "nothing": None}.items():
+        found[f"document {name}"] = _told(model, text)
+    whole = json.loads(next(e.value for e in model.metadata_props if e.key == "finetune"))
+    for name, (part, key, value) in {
+            "size": ("spec", "size", [10**7, 10**7]), "negative": ("spec", "size", [-8, -8]),
+            "channels": ("spec", "channels", 10**9), "resize": ("spec", "resize", "evil"),
+            "interpolation": ("spec", "interpolation", "__class__"),
+            "classes": ("labels", "class_names", ["x"] * 3),
+            "kind": ("labels", "kind", "os.mkdir")}.items():
+        found[f"lies: {name}"] = _told(model, json.dumps(
+            {**whole, part: {**whole[part], key: value}}))
+    return found
+
+
+def _copy_of(model):
+    twin = type(model)()
+    twin.CopyFrom(model)
+    return twin
+
+
+def _told(model, text):
+    """The model with another document; None: without one."""
+    twin = _copy_of(model)
+    for place, entry in enumerate(twin.metadata_props):
+        if entry.key == "finetune":
+            if text is None:
+                del twin.metadata_props[place]
+                break
+            entry.value = text
+    return twin.SerializeToString()
+
+
 def _png(width, height, *chunks, depth=8, colour=2):
     def chunk(kind, content):
         return (struct.pack(">I", len(content)) + kind + content

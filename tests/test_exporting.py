@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import hostile_files
 import numpy as np
 import pytest
 import torch
@@ -397,6 +398,22 @@ def test_damaged_files_are_told(exported, tmp_path, run, capsys):
         assert main(words) == 2, name
         assert "Traceback" not in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_hostile_exports_run_nothing_and_are_told(exported, run, tmp_path, monkeypatch, capsys):
+    """Neither code nor other files; a file with the name of one in place of the one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.bin").write_bytes(b"\0" * 10_000_000)
+    there = sorted(p.name for p in tmp_path.iterdir())
+    for name, content in hostile_files.exports(exported.read_bytes(), tmp_path / "canary").items():
+        (tmp_path / "m.onnx").write_bytes(content)
+        code = main(["predict", "m.onnx", f"{run.config.data.root}/a", "--output", "a.csv"])
+        told = capsys.readouterr()
+        if name != "repeated":  # protobuf: what comes twice is joined
+            assert code == 2 and "error: " in told.err and "Traceback" not in told.err, name
+        for made in ("m.onnx", "a.csv"):
+            (tmp_path / made).unlink(missing_ok=True)
+        assert sorted(p.name for p in tmp_path.iterdir()) == there, name
 
 
 def test_a_picture_that_is_far_is_told_by_the_export_too(exported, run):

@@ -15,6 +15,7 @@ __all__ = ["INPUT", "OUTPUTS", "load_onnx", "read_onnx"]
 
 # of the graph; the last may lack
 INPUT, OUTPUTS = "pictures", ("probabilities", "logits", "distances")
+_OUTSIDE = "session.model_external_initializers_file_folder_path"
 _TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
 
 
@@ -54,10 +55,12 @@ def _open(file: Path) -> Any:
                          'python -m pip install "finetune-images[predict]"') from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised
+    # a model is one file: where data outside of it would be looked for, there is nothing
+    options.add_session_config_entry(_OUTSIDE, str(file.resolve() / "nothing"))
     found = set(onnxruntime.get_available_providers())
     wanted: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
     try:
-        content = file.read_bytes()  # from bytes: data outside of the file are not followed
+        content = file.read_bytes()
         return onnxruntime.InferenceSession(
             content, options, providers=[each for each in wanted if each[0] in found])
     except OSError as error:
