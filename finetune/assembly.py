@@ -269,8 +269,8 @@ def input_spec(config: Config, data: Data, model: "nn.Module", weights: "Weights
     resize = config.data.resize
     interpolation = weights.interpolation or "bilinear"
     if interpolation not in INTERPOLATIONS:
-        raise ConfigurationError(f"{weights.source} asks for interpolation {interpolation!r}; there "
-                                 f"are {', '.join(INTERPOLATIONS)}")
+        raise ConfigurationError(f"{weights.source} asks for interpolation {interpolation!r}; "
+                                 f"there are {', '.join(INTERPOLATIONS)}")
     mean, std = weights.mean, weights.std
     value_range = (0.0, 255.0)
     if mean is None and data.dtype is Dtype.uint8 and data.channels in (1, 3):
