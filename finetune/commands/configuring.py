@@ -10,7 +10,7 @@ from finetune.commands.parsing import (
     open_page,
     parse,
 )
-from finetune.console import say, table
+from finetune.console import printable, say, table
 from finetune.errors import ConfigurationError, InputError
 
 __all__ = ["audit_command", "cp_command", "keys_command", "lr_find_command", "ls_command",
@@ -87,7 +87,8 @@ def show_command(words: list[str]) -> int:
 
     is_study = len(words) > 1 and words[0] == "study"
     given = parse("show", ["recipe"], words[1:] if is_study else words).recipe
-    sys.stdout.write((find_study(given) if is_study else find_recipe(given)).text)
+    text = (find_study(given) if is_study else find_recipe(given)).text
+    sys.stdout.write("\n".join(printable(line) for line in text.split("\n")))
     return 0
 
 

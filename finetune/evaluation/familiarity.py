@@ -74,8 +74,8 @@ class FarLimit:
     def surprise(self, beyond: int, count: int) -> float:
         """How likely so many of ``count`` new pictures are beyond, or more, were they alike.
 
-        Exact for independent pictures that are drawn like the validation pictures: beta-binomial,
-        as a count beyond an order statistic is.
+        For independent pictures that are drawn like the validation pictures: beta-binomial, as a
+        count beyond an order statistic is.
         """
         from scipy.stats import betabinom
 
