@@ -88,7 +88,7 @@ def show_command(words: list[str]) -> int:
     is_study = len(words) > 1 and words[0] == "study"
     given = parse("show", ["recipe"], words[1:] if is_study else words).recipe
     text = (find_study(given) if is_study else find_recipe(given)).text
-    sys.stdout.write("\n".join(printable(line) for line in text.split("\n")))
+    sys.stdout.write(printable(text))
     return 0
 
 
