@@ -445,3 +445,14 @@ def test_a_folder_gets_the_name_that_the_hub_wants(tmp_path):
 def test_the_same_run_gives_the_same_card(tmp_path):
     run = finished(tmp_path / "run", columns={"sex": np.array(["f", "m"] * 100).tolist()})
     assert card_of(run) == card_of(run)
+
+
+def test_a_card_says_what_is_told_of_far_pictures(tmp_path):
+    run = finished(tmp_path)
+    assert "no warning tells" in write_card(run, None, overwrite=False).read_text()
+    far = {"limit": 2.5, "quantile": 0.99, "count": 200, "expected": 0.01,
+           "test": {"beyond": 3, "count": 150, "share": 0.02}}
+    (tmp_path / "metrics.json").write_text(json.dumps({**run.metrics, "familiarity": far}))
+    card = write_card(run, None, overwrite=True).read_text()
+    assert "99 % of 200 validation pictures" in card and "3 of 150" in card
+    assert "no warning tells" not in card
