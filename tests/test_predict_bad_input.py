@@ -19,7 +19,7 @@ from finetune.prediction import predicting
 from finetune.prediction.files import RowFile, partial_of, side_of
 from finetune.prediction.predicting import PredictOptions, predict
 from finetune.prediction.predictor import Predictor
-from finetune.prediction.values import Origin
+from finetune.prediction.values import Answers, Origin
 from finetune.specs import Dtype, InputSpec, LabelKind, LabelSpec
 
 SPEC = InputSpec((8, 8), 3, ("r", "g", "b"), Dtype.uint8, (0, 255), (0, 0, 0), (1, 1, 1))
@@ -28,13 +28,15 @@ LABELS = LabelSpec(LabelKind.single, ("dark", "light"))
 
 def brightness(batch):
     light = batch.mean(axis=(1, 2, 3)) / 255
-    return np.column_stack([1 - light, light])
+    odds = np.column_stack([1 - light, light])
+    return Answers(odds, np.log(odds + 1e-9))
 
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch):
     """A network that any machine has: how light is the picture?"""
-    made = Predictor(spec=SPEC, labels=LABELS, decisions=None, seen=None, network=brightness,
+    made = Predictor(spec=SPEC, labels=LABELS, decisions=None, seen=None, far=None,
+                     network=brightness,
                      origin=Origin("run", "hash", None, None, rehearsal=False), batch_size=4)
     monkeypatch.setattr(predicting, "load_predictor", lambda *words, **options: made)
     return made
