@@ -413,7 +413,7 @@ def folds(run):
     (lambda run: run.best_weights.unlink(), "is not finished"),
     (lambda run: (run.path / "report.html").unlink(), "report.html is missing"),
     (lambda run: (run.path / "metrics.json").unlink(), "is not finished"),
-    (newer, "was trained with finetune 99.0.0"), (folds, "name one of them, such as")])
+    (newer, "was made by finetune 99.0.0"), (folds, "name one of them, such as")])
 def test_what_is_not_a_finished_run_of_this_version_is_refused(tmp_path, harm, told):
     run = finished(tmp_path / "run")
     harm(run)

@@ -424,7 +424,7 @@ def test_models_that_are_none_are_told(single, tmp_path, capsys):
     environment = json.loads((newer / "environment.json").read_text())
     environment["versions"]["finetune-images"] = "99.1.0"
     (newer / "environment.json").write_text(json.dumps(environment))
-    for model, text in ((tmp_path / "m.onnx", "run's folder"), (tmp_path / "none", "no run in"),
+    for model, text in ((tmp_path / "m.onnx", "no ONNX model"), (tmp_path / "none", "no run in"),
                         (unfinished, "not finished"), (newer, "99.1.0")):
         code, told = said(capsys, model, picture, "--output", tmp_path / "o.csv")
         assert code == 2 and text in told, told

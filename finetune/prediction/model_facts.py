@@ -96,11 +96,11 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
         raise InputError(f"{run.path} holds the runs of all folds: name one of them, such as "
                          f"{run.path / 'fold-1'}" if folds else
                          f"{run.path} is not finished: python -m finetune resume {run.path}")
-    environment = run.whole_environment
-    version = environment["versions"].get("finetune-images")
+    versions = run.environment.get("versions")  # first: a later one may write other things
+    version = versions.get("finetune-images") if isinstance(versions, dict) else None
     refuse_newer(run.path, version)
     try:
-        return _facts(run, environment, version)
+        return _facts(run, run.whole_environment, version)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{run.path}: environment.json or decisions.json is damaged "
                          f"({type(error).__name__}: {error})") from error
