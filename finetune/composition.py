@@ -37,7 +37,7 @@ from finetune.values import (
     word_problem,
 )
 
-__all__ = ["Composed", "compose", "dump_config", "load_config", "override"]
+__all__ = ["Composed", "compose", "dump_config", "load_config", "override", "reach_problems"]
 
 _PATHS = {"data.root", "data.labels_file", "data.splits_file", "output_dir", "model.weights"}
 _INSIDE = ("data.labels_file", "data.splits_file", "output_dir", "model.weights")
@@ -89,7 +89,7 @@ def compose(words: Sequence[str], *, typed_by_user: bool = True,
     values = _checked_recipe(recipe, problems) if recipe else {}
     wrong = {k: told for k, text in typed.items() if (told := word_problem(k, text))}
     given = {k: _read(k, text) for k, text in typed.items() if k not in wrong}
-    problems += _reaching(recipe, values, given) if recipe else []
+    problems += reach_problems(f"recipe {recipe.path.name}", values, given) if recipe else []
     _note_code(recipe, values, words, typed_by_user)
     config, replaced = _rehearsed(recipe, values, given)
     notes = [*_bring_network(config, values, given, problems), *_one_epoch(config, given)]
@@ -115,15 +115,21 @@ def _note_code(recipe: Recipe | None, values: Mapping[str, Any], words: Sequence
         named_by("the study", words)
 
 
-def _reaching(recipe: Recipe, values: Mapping[str, Any], given: Collection[str]) -> list[str]:
-    """What a recipe may not reach unless it was typed: other folders, other machines."""
+def reach_problems(origin: str, values: Mapping[str, Any], given: Collection[str]) -> list[str]:
+    """What a recipe or study may not reach unless it was typed: other folders, other machines.
+
+    Args:
+        origin: The file, for messages.
+        values: Of the file, by key.
+        given: Keys that were typed, too.
+    """
     paths = {key: str(values[key]) for key in _INSIDE if values.get(key) and key not in given}
-    told = [f"in recipe {recipe.path.name}: {key}={value} leads elsewhere, and a recipe may only "
-            f"name what lies below data.root or the current folder; if you want that, type {key}="
-            f"{value} too" for key, value in paths.items() if leads_elsewhere(value)]
-    return told + [f"in recipe {recipe.path.name}: {key}=true lets data leave this machine; if you "
-                   f"want that, type {key}=true too" for key in _LEAVES
-                   if values.get(key) and key not in given]
+    told = [f"in {origin}: {key}={value} leads elsewhere, and such a file may only name what lies "
+            f"below data.root or the current folder; if you want that, type {key}={value} too"
+            for key, value in paths.items() if leads_elsewhere(value)]
+    return told + [f"in {origin}: {key}=true lets data leave this machine; if you want that, type "
+                   f"{key}=true too" for key in _LEAVES
+                   if str(values.get(key) or "false").lower() != "false" and key not in given]
 
 
 def _rehearsed(recipe: Recipe | None, values: Mapping[str, Any], given: Mapping[str, Any],

@@ -222,6 +222,21 @@ def test_a_recipe_reaches_no_other_folder_and_no_other_machine(line, tmp_path, r
     assert "if you want that, type" in told
 
 
+@pytest.mark.parametrize("place", ["common", "arm"])
+@pytest.mark.parametrize("word", [
+    "data.labels_file=/etc/passwd", "data.splits_file=../../x.csv", "output_dir=~/x",
+    "model.weights=/tmp/x.pt", "tracking.pictures=true", "tracking.upload_model=True"])
+def test_a_study_reaches_no_other_folder_and_no_other_machine(word, place, trained, tmp_path,
+                                                              refused):
+    """Unless the same was typed."""
+    common, own = ([word], ["freezing.policy=none"]) if place == "common" else ([], [word])
+    (tmp_path / "s.yaml").write_text(json.dumps(
+        {"arms": {"a": own, "b": ["freezing.policy=head_only"]}, "common": common}))
+    words = ["plan", f"study={tmp_path / 's.yaml'}", f"data.root={pictures_of(trained)}"]
+    assert word.partition("=")[0] in refused(*words)
+
+
+
 @pytest.mark.parametrize("name", hostile_files.json_texts())
 def test_damaged_json_of_a_run_is_told(name, tmp_path, run, capsys):
     predict = ["predict", str(run.path), pictures_of(run), "--output", str(tmp_path / "p.csv")]

@@ -3,12 +3,12 @@
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune import session
-from finetune.composition import compose
+from finetune.composition import compose, reach_problems
 from finetune.config import Config
 from finetune.console import say, table, warn
 from finetune.errors import ConfigurationError
@@ -113,6 +113,7 @@ def _values(found: StudyWords) -> tuple[StudyValues, str]:
     if "study" in given:
         file = find_study(given["study"])
         values, name = file.values(), file.name
+        _refuse_reaching(file.path.name, values, found.typed)
     changes: dict[str, Any] = {}
     for key, kind in (("seeds", int), ("search_seeds", int), ("rates", float)):
         if f"study.{key}" in given:
@@ -129,6 +130,15 @@ def _values(found: StudyWords) -> tuple[StudyValues, str]:
     if "study.reference" not in given and values.reference not in values.arms:
         values = dataclasses.replace(values, reference=None)
     return values, name
+
+
+def _refuse_reaching(name: str, values: StudyValues, typed: Collection[str]) -> None:
+    """Raise where a study's file leads elsewhere, or lets data leave, and nobody typed it."""
+    problems = [told for words in (values.common, *values.arms.values())
+                for told in reach_problems(f"study {name}", dict(
+                    word.split("=", 1) for word in words if "=" in word), typed)]
+    if problems:
+        raise ConfigurationError("\n".join(dict.fromkeys(problems)))
 
 
 def _picked(arms: dict[str, list[str]], text: str) -> dict[str, list[str]]:
