@@ -262,7 +262,7 @@ class DataConfig:
     test_fraction: float = 0.2  # of all; 0 up, below 1
     train_fraction: float = 1.0  # share of the training pictures that is used; above 0, at most 1
     measure_test: bool = True  # false: the test part is set apart, and not looked at
-    familiarity: bool = True  # keep training features, so that predict tells what is far from them
+    familiarity: bool = True  # keep what training features are like: predict tells what is far
     unreadable: Unreadable = Unreadable.fail
     duplicates: Duplicates = Duplicates.refuse
     near_duplicates: NearDuplicates = NearDuplicates.guard  # guard: as identical ones

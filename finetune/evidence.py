@@ -69,7 +69,8 @@ def read_facts(run: RunDirectory) -> Facts:
     return Facts(run.environment, run.settings, metrics, part, intervals,
                  hash_file(run.best_weights), _divided_groups(run.path / "splits.csv"),
                  len(read_heat_maps(run.path)),
-                 count_looks(run) if part == "test" else 0)
+                 count_looks(run) if part == "test" else 0,
+                 run.read_json("decisions.json") if (run.path / "decisions.json").is_file() else {})
 
 
 def _divided_groups(path: Path) -> int:

@@ -133,6 +133,8 @@ def keep_familiarity(run: RunDirectory, learned: LearnedFeatures, data: Data) ->
         found = fit_familiarity(learned.names, learned.gaussians,
                                 np.concatenate(learned.passed["val"]),
                                 trained_on=learned.trained_on)
+        if not found.limit.limit > 0:
+            raise NoFeatures("validation pictures do not differ for the network")
     except (NoFeatures, DataError) as error:
         say(f"how far pictures are from those of training can't be told: {error}")
         return {"familiarity": {"reason": str(error)}}

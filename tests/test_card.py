@@ -456,3 +456,19 @@ def test_a_card_says_what_is_told_of_far_pictures(tmp_path):
     card = write_card(run, None, overwrite=True).read_text()
     assert "99 % of 200 validation pictures" in card and "3 of 150" in card
     assert "no warning tells" not in card
+
+
+def test_what_was_fitted_and_not_measured_is_told(tmp_path):
+    """A run without a test part; its predictions are calibrated and have thresholds."""
+    run = finished(tmp_path)
+    answers = Predictions.load(run.predictions_path("val"))
+    fitted = fit_decisions(answers, settings=DecisionSettings(sensitivity=0.8), seed=0,
+                           biased_training=False).to_dict()
+    fitted["calibration"] |= {"kept": True, "kind": "temperature"}
+    (tmp_path / "decisions.json").write_text(json.dumps(fitted))
+    metrics = {key: value for key, value in run.metrics.items() if key != "decisions"}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    card = write_card(run, None, overwrite=True).read_text()
+    assert "not measured on others" in card and "**Calibrated** (temperature)" in card
+    assert "from " in card and "Nothing was fitted" not in card
+    assert "not calibrated" not in card

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import hostile_files
@@ -195,6 +196,43 @@ def test_pt2_takes_any_batch_and_gives_the_same(run, tmp_path):
     assert json.loads(told["finetune.json"])["export"]["format"] == "pt2"
 
 
+def test_what_lies_beside_an_export_for_timm_stays(tmp_path):
+    """A card that a person filled in; timm's transforms can be built, of the run's size."""
+    run = run_of(tmp_path / "data", "model.name=resnet10t", "data.resize=crop")
+    sent = tmp_path / "sent"
+    export(run, sent, ExportOptions(form="timm"))
+    (sent / "README.md").write_text("mine")
+    (sent / "model.safetensors").write_bytes(b"old")
+    export(run, sent, ExportOptions(form="timm", overwrite=True))
+    assert (sent / "README.md").read_text() == "mine"
+    assert (sent / "model.safetensors").stat().st_size > 1000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "sent"]
+    import timm
+
+    model = timm.create_model(f"local-dir:{sent}", pretrained=True)
+    config = timm.data.resolve_model_data_config(model)
+    assert (config["input_size"], config["crop_pct"]) == ((3, 32, 32), 1.0)
+    assert not {"test_input_size", "test_crop_pct"} & json.loads(
+        (sent / "config.json").read_text())["pretrained_cfg"].keys()
+    assert timm.data.create_transform(**config) is not None
+
+
+def test_an_interrupted_overwrite_loses_nothing(tmp_path, monkeypatch):
+    run = run_of(tmp_path / "data", "model.name=resnet10t")
+    sent = tmp_path / "sent"
+    export(run, sent, ExportOptions(form="timm"))
+    before = {p.name for p in sent.iterdir()}
+
+    def interrupted(made, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "_put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, sent, ExportOptions(form="timm", overwrite=True))
+    assert {p.name for p in sent.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "sent"]
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_timm_loads_its_folder_by_itself(half, tmp_path):
     """In a process that never sees our package."""
@@ -278,6 +316,50 @@ def test_a_network_that_can_not_be_exported_is_told(run, tmp_path, monkeypatch):
     with pytest.raises(CheckError, match="can't take this network"):
         export(run, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_when_it_runs_is_exit_code_3(run, tmp_path, monkeypatch, capsys):
+    def failing(made, form, predictor):
+        def network(batch):
+            raise RuntimeError("no batch of this size")
+        return network
+
+    monkeypatch.setattr(exporting, "_network_of", failing)
+    assert main(["export", str(run.path), str(tmp_path / "m.pt2")]) == 3
+    assert "no batch of this size" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_other_arithmetic_are_not_continued(run, exported, tmp_path, capsys):
+    """Those of 16-bit floats after those of 32."""
+    from finetune.prediction.files import partial_of
+
+    export(run, tmp_path / "h.onnx", ExportOptions(half=True))
+    words = ["predict", str(exported), f"{run.config.data.root}/a", "--output",
+             str(tmp_path / "a.csv")]
+    with monkeypatched_rows():
+        assert main(words) != 0
+    assert partial_of(tmp_path / "a.csv").exists()
+    words[1] = str(tmp_path / "h.onnx")
+    assert main([*words, "--resume"]) == 2
+    assert "other" in capsys.readouterr().err
+    words[1] = str(exported)
+    assert main([*words, "--resume"]) == 0
+
+
+@contextmanager
+def monkeypatched_rows():
+    """The command ends before its file has its name."""
+    from finetune.errors import FinetuneError
+    from finetune.prediction.files import RowFile
+
+    def fail(self):
+        self.close()
+        raise FinetuneError("power cut")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowFile, "finish", fail)
+        yield
 
 
 def test_parity_sees_single_pictures_and_batches(run):
@@ -373,10 +455,16 @@ def damaged(exported):
     yield "not ours", other.SerializeToString(), "not exported by finetune|no ONNX model"
     for key, change, told in (
             ("newer", lambda d: d.update(format=2, version="99.0"), "99.0"),
-            ("other classes", lambda d: d["labels"].update(class_names=["a", "b"]), "was changed"),
+            ("classes", lambda d: d["labels"].update(class_names=["a", "b"]), "other classes"),
             ("monstrous size", lambda d: d["spec"].update(size=[10**6, 10**6]), "damaged"),
             ("other size", lambda d: d["spec"].update(size=[64, 64]), "was changed"),
             ("no decisions", lambda d: d.update(decisions=3), "damaged"),
+            ("infinite size", lambda d: d["spec"].update(size=[float("inf"), 8]), "damaged"),
+            ("nothing measured", lambda d: d["export"].pop("measured"), "damaged"),
+            ("other decisions", lambda d: d["decisions"]["label_spec"].update(
+                class_names=["c", "b", "a"]), "other classes"),
+            ("other widths", lambda d: d["decisions"]["calibration"].update(scale=[1.0]),
+             "other classes"),
             ("no labels", lambda d: d.pop("labels"), "damaged")):
         twin = onnx.ModelProto()
         twin.CopyFrom(model)

@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from finetune.prediction.values import Answers, Origin
 from finetune.specs import Dtype, InputSpec, LabelKind, LabelSpec
 
 SPEC = InputSpec((8, 8), 3, ("r", "g", "b"), Dtype.uint8, (0, 255), (0, 0, 0), (1, 1, 1))
+FEW = PredictOptions(batch_size=1)  # read ahead three pictures
 LABELS = LabelSpec(LabelKind.single, ("dark", "light"))
 
 
@@ -202,3 +204,23 @@ def test_how_many_names_standard_input_has_is_unknown(pictures, tmp_path, monkey
         *map(str, sorted(pictures.iterdir())), "none.png"]
     predict("run", [str(pictures)], tmp_path / "p.csv")
     assert told == [None, 12]
+
+
+def test_rows_that_are_there_survive_a_table_that_is_wrong(pictures, tmp_path):
+    (tmp_path / "wrong.csv").write_text("file\nx.png\n")
+    names = [str(path) for path in sorted(pictures.iterdir())]
+    with pytest.raises(DataError):
+        predict("m", ["-", str(tmp_path / "wrong.csv")], tmp_path / "o.csv", FEW, lines=names)
+    assert len(partial_of(tmp_path / "o.csv").read_text().splitlines()) > 2
+
+
+def test_a_partial_file_that_is_no_text_is_told(pictures, tmp_path):
+    (tmp_path / "wrong.csv").write_text("file\nx.png\n")
+    with pytest.raises(DataError):
+        predict("m", ["-", str(tmp_path / "wrong.csv")], tmp_path / "o.csv", FEW,
+                lines=[str(pictures / "00.png")] * 12)
+    partial = partial_of(tmp_path / "o.csv")
+    partial.write_bytes(partial.read_bytes() + b"\xff\xfe,x\n")
+    with pytest.raises(InputError, match="damaged"):
+        predict("m", ["-", str(tmp_path / "wrong.csv")], tmp_path / "o.csv",
+                replace(FEW, resume=True), lines=[str(pictures / "00.png")] * 12)

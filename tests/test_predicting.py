@@ -670,3 +670,55 @@ def test_intervals_of_new_pictures_count_the_groups_that_are_named(single, tmp_p
     assert main(["evaluate", str(single.path), str(tmp_path / "new.csv"), "--labels", "label",
                  "--groups", "patiend"]) == 2
     assert "patient" in capsys.readouterr().err
+
+
+def test_folders_below_that_of_a_class_belong_to_it():
+    from finetune.data.given_pictures import Given
+    from finetune.prediction.new_data import truth_of
+    from finetune.specs import LabelKind
+
+    spec = LabelSpec(LabelKind.single, ("well", "ill"))
+    given = [Given(path, path) for path in ("/x/new/ill/p7/1.png", "/x/new/well/2.png",
+                                            "/x/new/ill/well/3.png")]
+    assert truth_of(given, spec, None, ["/x/new"]).tolist() == [1, 0, 0]
+    assert truth_of(given[:1], spec, None, ["/x/new/ill"]).tolist() == [1]
+    with pytest.raises(InputError, match="p7"):  # above what was named nothing is looked for
+        truth_of(given[:1], spec, None, ["/x/new/ill/p7"])
+
+
+def test_decisions_of_another_run_are_refused(single, tmp_path, capsys):
+    copy = shutil.copytree(single.path, tmp_path / "run")
+    told = json.loads((copy / "decisions.json").read_text())
+    told["label_spec"]["class_names"] = told["label_spec"]["class_names"][::-1]
+    (copy / "decisions.json").write_text(json.dumps(told))
+    code, said_ = said(capsys, copy, draw(tmp_path / "1.png", 0), "--output", tmp_path / "o.csv")
+    assert code == 2 and "other classes" in said_
+
+
+def test_new_pictures_that_can_not_be_read_are_left_out_whatever_their_names(single, tmp_path):
+    """A name that is no text, and a file larger than any picture."""
+    folder = tmp_path / "new" / "b"
+    draw(folder / "1.png", 1)
+    draw(folder / "2.png", 2)
+    Path(os.fsdecode(bytes(folder) + b"/\xff.png")).write_bytes(b"x")
+    with (folder / "huge.png").open("wb") as stream:
+        stream.truncate(3 << 30)
+    assert main(["evaluate", str(single.path), str(tmp_path / "new"), "--output",
+                 str(tmp_path / "new.json")]) == 3
+    told = json.loads((tmp_path / "new.json").read_text())
+    assert told["pictures"] == 2 and len(told["unreadable"]) == 2
+
+
+def test_the_share_of_far_pictures_counts_groups(single, tmp_path):
+    rows = ["path,label,patient"]
+    for number in range(40):
+        draw(tmp_path / f"{number}.png", number, top=256 if number < 8 else 20)
+        rows.append(f"{number}.png,b,p{number // 8}")
+    (tmp_path / "new.csv").write_text("\n".join(rows))
+    spans = []
+    for name, words in (("a", []), ("b", ["--groups", "patient"])):
+        assert main(["evaluate", str(single.path), str(tmp_path / "new.csv"), "--labels", "label",
+                     "--output", str(tmp_path / f"{name}.json"), *words]) == 0
+        far = json.loads((tmp_path / f"{name}.json").read_text())["familiarity"]
+        spans.append((far["low"], far["high"]))
+    assert spans[0] != spans[1]

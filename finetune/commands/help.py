@@ -40,7 +40,8 @@ Runs
                           page, DIR/index.html; --open: and show it in the browser
   resume RUN              continue an interrupted run, bit by bit as if it had not stopped; of a
                           folder of folds, those that are missing
-  evaluate RUN            measure the chosen weights again on the test part
+  evaluate RUN [--split val|test]
+                          measure the chosen weights again, on the test part unless told
   report RUN [--open]     write report.html and figures/ again; --open: show it in the browser
   mislabeled RUN [--model NAME] [--weights W] [--folds N]
                           labels that are probably wrong: mislabeled.html and .csv in the run
@@ -60,7 +61,8 @@ Use of a model
                           a row for each picture; MODEL is a run or an exported .onnx file; paths
                           are pictures, folders, patterns, CSV files
                           (--path-column NAME), or - for names on standard input
-  evaluate MODEL PATH ... [--labels COLUMN] [--groups COLUMN] [--output FILE.json]
+  evaluate MODEL PATH ... [--labels COLUMN] [--groups COLUMN] [--path-column NAME]
+          [--output FILE.json]
                           metrics on new labelled pictures beside those of the run's test part;
                           labels are folders' names, or a column of CSV files
   export RUN FILE [--format onnx|pt2|timm] [--half] [--pictures PATH] [--overwrite]

@@ -28,7 +28,7 @@ from finetune.prediction.onnx_model import load_onnx
 from finetune.prediction.predictor import Predictor
 from finetune.prediction.values import Network, Prepared
 from finetune.run_directory import RunDirectory
-from finetune.specs import InputSpec
+from finetune.specs import Dtype, InputSpec, Resize
 
 __all__ = ["FORMATS", "ExportOptions", "export"]
 
@@ -78,7 +78,8 @@ def export(run: RunDirectory, target: Path, options: ExportOptions | None = None
     try:
         made = home / (target.name or "model")
         _write(run, made, form, half=options.half)
-        parity = check_parity(predictor, _network_of(made, form, predictor), pictures)
+        with formats.refusals_told(form):
+            parity = check_parity(predictor, _network_of(made, form, predictor), pictures)
         if not parity.passes(half=options.half):
             raise CheckError(parity.complaint(half=options.half))
         size = sum(f.stat().st_size for f in (made.rglob("*") if made.is_dir() else [made]))
@@ -200,14 +201,15 @@ def _timm_network(made: Path, predictor: Predictor) -> Network:
 
 
 def _put(made: Path, target: Path) -> None:
-    """Give what was checked its name; an older one is only removed when the new one is there."""
-    if not made.is_dir():
+    """Give what was checked its name. In a folder of an earlier export only its files are replaced.
+
+    What a person or `card` put beside them stays.
+    """
+    if not made.is_dir() or not target.exists():
         made.replace(target)
         return
-    old = made.with_name("replaced")
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
+    for file in sorted(made.iterdir(), key=lambda each: each.name == f"{KEY}.json"):
+        file.replace(target / file.name)
 
 
 def _tell(target: Path, form: str, size: int, parity: Parity, predictor: Predictor) -> None:
@@ -220,6 +222,11 @@ def _tell(target: Path, form: str, size: int, parity: Parity, predictor: Predict
     if form == "timm":
         say(f'timm.create_model("local-dir:{target}", pretrained=True) gives logits; calibration, '
             f"thresholds and sets are in {target / f'{KEY}.json'}, and not applied by timm")
+        if spec.resize is Resize.pad or spec.dtype is not Dtype.uint8:
+            warn("timm's own transforms prepare pictures otherwise than this run: "
+                 + ("borders are black here and of the mean colour there"
+                    if spec.resize is Resize.pad else f"they take no {spec.dtype.value} pictures")
+                 + "; prepare them as finetune.json tells")
     else:
         say(f"in: pictures {shape}, as decoded and resized; out: calibrated probabilities")
     if form == "onnx":

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from finetune.errors import CheckError, ConfigurationError, InputError
+from finetune.errors import CheckError, ConfigurationError, FinetuneError, InputError
 from finetune.exporting.graph import ExportedModel, example_batch
-from finetune.files import write_text
+from finetune.files import read_json, write_json, write_text
 from finetune.prediction.model_facts import KEY
 from finetune.prediction.onnx_model import INPUT, OUTPUTS
 from finetune.prediction.values import Answers, Network
 from finetune.specs import InputSpec, LabelSpec
 
-__all__ = ["OPSET", "as_network", "load_pt2", "load_timm", "write_onnx", "write_pt2", "write_timm"]
+__all__ = ["OPSET", "as_network", "load_pt2", "load_timm", "refusals_told",
+           "write_onnx", "write_pt2", "write_timm"]
 
 OPSET = 18
 _TOO_LARGE = 2 << 30  # bytes of one protobuf message
@@ -46,7 +47,7 @@ def write_onnx(model: ExportedModel, spec: InputSpec, path: Path, about: Mapping
         raise CheckError(f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds "
                          "2: --half, or a .pt2 file")
     _need("onnx", "onnxscript", "onnxruntime")
-    with _quietly("ONNX"):
+    with refusals_told("ONNX"):
         program: Any = torch.onnx.export(
             model, (example_batch(spec),), dynamo=True, opset_version=OPSET, external_data=False,
             input_names=[INPUT], output_names=OUTPUTS[:2 + model.tells_distances], verbose=False,
@@ -61,7 +62,7 @@ def write_pt2(model: ExportedModel, spec: InputSpec, path: Path, about: Mapping[
     Raises:
         CheckError: torch.export can't take this network.
     """
-    with _quietly("torch.export"):
+    with refusals_told("torch.export"):
         program = torch.export.export(model, (example_batch(spec),), dynamic_shapes={
             "pictures": {0: torch.export.Dim("batch")}})
         torch.export.save(program, str(path), extra_files={f"{KEY}.json": about[KEY]})
@@ -72,7 +73,7 @@ def load_pt2(path: Path) -> Network:
 
     torch.export's files may hold pickles: only for a file that was written a moment ago.
     """
-    with _quietly("torch.export"):
+    with refusals_told("torch.export"):
         module = torch.export.load(str(path)).module()
 
     return as_network(module)
@@ -112,15 +113,25 @@ def write_timm(model: nn.Module, spec: InputSpec, labels: LabelSpec, folder: Pat
                                  "export to ONNX")
     mode = {"squash": "squash", "crop": "center", "pad": "border"}[spec.resize.value]
     cfg = {"input_size": [spec.channels, *spec.size], "mean": list(spec.mean),
-           "std": list(spec.std), "interpolation": spec.interpolation, "crop_pct": 1.0,
+           "std": list(spec.std), "crop_pct": 1.0,
+           "interpolation": {"area": "box"}.get(spec.interpolation, spec.interpolation),
            "crop_mode": mode, "label_names": list(labels.class_names)}
     kept = copy.deepcopy(model).half() if half else model
-    with _quietly("timm"):
+    with refusals_told("timm"):
         save_for_hf(kept, str(folder), safe_serialization=True, model_config={
             "num_classes": labels.output_width, "label_names": list(labels.class_names),
             "pretrained_cfg": cfg, "model_args": {"in_chans": spec.channels}})
+    _forget_other_sizes(folder / "config.json")
     write_text(folder / f"{KEY}.json",
                json.dumps(json.loads(about[KEY]), indent=2, ensure_ascii=False) + "\n")
+
+
+def _forget_other_sizes(path: Path) -> None:
+    """Take sizes for testing, which timm keeps of the weights that training started from, away."""
+    config = read_json(path)
+    for key in ("test_input_size", "test_crop_pct", "test_pool_size"):
+        config["pretrained_cfg"].pop(key, None)
+    write_json(path, config)
 
 
 def load_timm(folder: Path) -> nn.Module:
@@ -131,7 +142,7 @@ def load_timm(folder: Path) -> nn.Module:
     """
     import timm
 
-    with _quietly("timm"):
+    with refusals_told("timm"):
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval().float()
 
@@ -154,7 +165,7 @@ def _need(*packages: str) -> None:
 
 
 @contextmanager
-def _quietly(what: str) -> Iterator[None]:
+def refusals_told(what: str) -> Iterator[None]:
     """No warnings of libraries; their refusals as a failed check.
 
     Raises:
@@ -164,6 +175,10 @@ def _quietly(what: str) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
+        except FinetuneError as error:
+            if error.exit_code != FinetuneError.exit_code:
+                raise
+            raise CheckError(str(error)) from error
         except _REFUSALS as error:
             first = str(error).strip().splitlines()
             raise CheckError(f"{what} can't take this network: {type(error).__name__}: "

@@ -111,12 +111,14 @@ class RowFile:
         form: One of `FORMATS`.
         header: Its first line, or nothing.
         stream: The partial file, at its end.
+        wrote: Whether rows were added.
     """
 
     output: Path
     form: str
     header: str
     stream: BinaryIO
+    wrote: bool = False
 
     @classmethod
     def open(cls, output: Path, form: str, header: str, about: Mapping[str, Any], *,
@@ -150,12 +152,13 @@ class RowFile:
         with partial_of(self.output).open("rb") as stream:
             stream.seek(len(self.header.encode()))
             for line in stream:
-                yield self._parsed(line.decode())
+                yield self._parsed(line)
 
     def write(self, lines: Iterable[str]) -> None:
         """Add rows; they survive the end of this process."""
         self.stream.write("".join(lines).encode())
         self.stream.flush()
+        self.wrote = True
 
     def finish(self) -> None:
         """Give the file its name; no part of it is seen under it before."""
@@ -182,8 +185,9 @@ class RowFile:
             self.stream.write(start)
         self.stream.seek(0, os.SEEK_END)
 
-    def _parsed(self, line: str) -> tuple[str, bool]:
+    def _parsed(self, content: bytes) -> tuple[str, bool]:
         try:
+            line = content.decode()
             if self.form == "jsonl":
                 values = parse_json(line)
                 return str(values["path"]), values["error"] is not None

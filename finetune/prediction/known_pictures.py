@@ -9,6 +9,7 @@ from finetune.data.prefetching import map_ahead
 from finetune.data.scanning import content_hash
 from finetune.data.split_warnings import PARTS
 from finetune.data.splits import read_splits
+from finetune.data.unreadable import UnreadableImage, read_bytes
 
 __all__ = ["Known", "find_known", "read_hashes"]
 
@@ -34,8 +35,8 @@ class Known:
         """What has to be said beside figures of these pictures."""
         told = []
         if self.parts is None:
-            told.append("this run kept no hashes of its pictures' files: whether new ones were "
-                        "among them was not looked for")
+            told.append("this model brings no hashes of its pictures' files (exports and older "
+                        "runs don't): whether new ones were among them was not looked for")
         elif self.parts:
             split = ", ".join(f"{count} of {part}" for part, count in self.parts.items())
             told.append(f"{sum(self.parts.values())} of the {self.count} new pictures are, byte "
@@ -85,6 +86,6 @@ def _rows(splits: Path) -> Iterable[dict[str, str]]:
 
 def _hash(path: str) -> str | None:
     try:
-        return content_hash(Path(path).read_bytes()) if Path(path).is_file() else None
-    except (OSError, ValueError):
+        return content_hash(read_bytes(path, path))
+    except (UnreadableImage, MemoryError):
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import __version__
 from finetune.data.seen_pictures import SeenPictures
 from finetune.data.unreadable import MAX_PIXELS
-from finetune.errors import InputError
+from finetune.errors import ConfigurationError, InputError
 from finetune.evaluation.decisions import Decisions
 from finetune.evaluation.familiarity import FarLimit, read_limit
 from finetune.files import hash_file, parse_json
@@ -54,15 +54,44 @@ def json_to_facts(text: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]
                              f"{FORMAT}: use finetune {told['version']} or later")
         _check_size(told["spec"])
         decisions, seen, far = (told[name] for name in ("decisions", "seen", "far"))
-        return {"spec": InputSpec.from_dict(told["spec"]),
-                "labels": LabelSpec.from_dict(told["labels"]),
-                "decisions": decisions and Decisions.from_dict(decisions),
+        labels = LabelSpec.from_dict(told["labels"])
+        _check_measured(told["export"]["measured"])
+        return {"spec": InputSpec.from_dict(told["spec"]), "labels": labels,
+                "decisions": decisions and _checked(Decisions.from_dict(decisions), labels),
                 "origin": Origin(**told["origin"]),
                 "seen": seen and SeenPictures.from_dict(seen),
                 "far": far and FarLimit.from_dict(far)}, dict(told["export"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError,
+            ConfigurationError) as error:
         raise InputError(f"{name}: what the model says of itself is damaged "
                          f"({type(error).__name__}: {error}); export the run again") from error
+
+
+def _checked(decisions: Decisions, labels: LabelSpec) -> Decisions:
+    """The decisions, unless they are of another network.
+
+    Raises:
+        ValueError: They are of other classes.
+    """
+    names, width = labels.class_names, labels.output_width
+    sets, costs, calibration = decisions.sets, decisions.costs, decisions.calibration
+    sizes = [len(calibration.scale), len(calibration.bias),
+             *([len(sets.quantiles)] if sets is not None and not sets.refused else []),
+             *([len(costs.costs)] if costs is not None else [])]
+    places = [(point.class_name, point.place) for point in decisions.points]
+    if (decisions.label_spec.kind, decisions.label_spec.class_names) != (labels.kind, names) or any(
+            size != width for size in sizes) or any(
+            not 0 <= place < width or names[place] != name for name, place in places):
+        raise ValueError("the decisions are of other classes than the network")
+    return decisions
+
+
+def _check_measured(measured: Mapping[str, Any]) -> None:
+    """Raise unless it is what `measured_part` gives."""
+    if measured["part"] not in ("test", "val") or not all(
+            isinstance(value, int | float) for value in measured["values"].values()) or not all(
+            isinstance(entry, dict) for entry in measured["intervals"].values()):
+        raise ValueError("what was measured of the run can't be read")
 
 
 def _check_size(spec: Mapping[str, Any]) -> None:
@@ -101,7 +130,8 @@ def run_facts(run: "RunDirectory") -> dict[str, Any]:
     refuse_newer(run.path, version)
     try:
         return _facts(run, run.whole_environment, version)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError,
+            ConfigurationError) as error:
         raise InputError(f"{run.path}: environment.json or decisions.json is damaged "
                          f"({type(error).__name__}: {error})") from error
 
@@ -110,9 +140,9 @@ def _facts(run: "RunDirectory", environment: dict[str, Any],
            version: str | None) -> dict[str, Any]:
     decisions = run.path / "decisions.json"
     seen = environment["data"].get("training_pictures")
-    return {"spec": InputSpec.from_dict(environment["input_spec"]),
-            "labels": LabelSpec.from_dict(environment["label_spec"]),
-            "decisions": (Decisions.from_dict(run.read_json("decisions.json"))
+    labels = LabelSpec.from_dict(environment["label_spec"])
+    return {"spec": InputSpec.from_dict(environment["input_spec"]), "labels": labels,
+            "decisions": (_checked(Decisions.from_dict(run.read_json("decisions.json")), labels)
                           if decisions.is_file() else None),
             "origin": Origin(run.name, hash_file(run.best_weights),
                              environment["weights"].get("licence"), version,

@@ -16,6 +16,7 @@ from finetune.evaluation.decision_measures import measure_decisions
 from finetune.evaluation.familiarity import measure_far
 from finetune.evaluation.predictions import Predictions
 from finetune.files import write_json
+from finetune.prediction.files import plain_name
 from finetune.prediction.known_pictures import find_known, read_hashes
 from finetune.prediction.model_facts import measured_part
 from finetune.prediction.onnx_model import read_onnx
@@ -73,7 +74,7 @@ def evaluate_new(model: "RunDirectory | str | os.PathLike[str]", words: Sequence
     given = list(GivenPictures(words, path_column))
     subject = _opened(model)
     predictor = subject.predictor
-    truth = truth_of(given, predictor.labels, labels)
+    truth = truth_of(given, predictor.labels, labels, words)
     belonging = None if groups is None else _groups_of(given, groups)
     known = find_known([each.path for each in given], subject.hashes)
     answers, distances, broken = _answers(predictor, given, truth, belonging)
@@ -81,14 +82,15 @@ def evaluate_new(model: "RunDirectory | str | os.PathLike[str]", words: Sequence
     if predictor.decisions is not None:
         measured["decisions"] = measure_decisions(predictor.decisions, answers)
     if predictor.far is not None and distances is not None:
-        measured["familiarity"] = measure_far(distances, predictor.far)
+        measured["familiarity"] = measure_far(distances, predictor.far, answers.groups)
     for text in [*known.warnings(), *_without_pictures(answers)]:
         warn(text)
     _print(subject, measured, answers)
     if output is not None:
         new = {"new" if k == "test" else k: v for k, v in measured.items() if k != "intervals"}
         write_json(output, {"run": predictor.origin.run, "weights": predictor.origin.weights,
-                            "pictures": len(answers), "unreadable": broken,
+                            "pictures": len(answers),
+                            "unreadable": [plain_name(name) for name in broken],
                             "pictures_of_the_run": known.parts, "repeated": known.repeated, **new,
                             "intervals": measured["intervals"]["test"]})
         say(f"wrote {output}")
@@ -106,8 +108,15 @@ def _opened(model: "RunDirectory | str | os.PathLike[str]") -> _Subject:
                     read_hashes(run.path / "splits.csv"))
 
 
-def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None) -> np.ndarray:
+def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None,
+             roots: Sequence[str] = ()) -> np.ndarray:
     """(N,) class indices, or (N, K) of 0, 1 and NaN = unknown.
+
+    Args:
+        given: The pictures.
+        spec: What the labels are.
+        column: Of tables; None: folders' names.
+        roots: The folders that were named: classes are looked for from these down.
 
     Raises:
         DataError: There are no pictures, or labels are missing or none of the run's classes.
@@ -117,7 +126,7 @@ def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None) -> np.
     if spec.kind is LabelKind.multi:
         return np.array([[_yes_no(each, name) for name in spec.class_names] for each in given],
                         dtype=np.float32)
-    names = [_class_of(each, column) for each in given]
+    names = [_class_of(each, column, roots, spec.class_names) for each in given]
     without = [each.name for each, name in zip(given, names, strict=True) if not name]
     if without:
         raise DataError(f"{len(without)} pictures have no label: {first_of(without)}; fill column "
@@ -131,10 +140,15 @@ def truth_of(given: Sequence[Given], spec: LabelSpec, column: str | None) -> np.
     return np.array([spec.class_names.index(name) for name in names], dtype=np.int64)
 
 
-def _class_of(each: Given, column: str | None) -> str:
-    if column is None:
-        return os.path.basename(os.path.dirname(os.path.abspath(each.path)))
-    return _cell(each, column)
+def _class_of(each: Given, column: str | None, roots: Sequence[str],
+              names: Sequence[str]) -> str:
+    """The nearest folder that is called as a class, from the named one down; or the picture's."""
+    if column is not None:
+        return _cell(each, column)
+    folder = Path(os.path.abspath(each.path)).parent
+    above = [one for one in (folder, *folder.parents) if any(
+        one.is_relative_to(os.path.abspath(root)) for root in roots)]
+    return next((one.name for one in above if one.name in names), folder.name)
 
 
 def _cell(each: Given, column: str) -> str:

@@ -44,7 +44,8 @@ def read_onnx(path: str | os.PathLike[str], *,
                          "knows and how pictures are prepared")
     facts, export = json_to_facts(text, str(file))
     _check_graph(session, facts, file)
-    return Predictor(**facts, network=_network(session, file), batch_size=batch_size), export
+    return Predictor(**facts, network=_network(session, file), batch_size=batch_size,
+                     precision=str(export["precision"])), export
 
 
 def _open(file: Path) -> Any:

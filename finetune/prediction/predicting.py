@@ -106,7 +106,7 @@ def predict(model: str, words: Sequence[str], output: Path,
             if not done["rows"] + new["rows"]:
                 raise DataError("no pictures found on standard input")
     except DataError:
-        if not options.resume:
+        if not options.resume and not rows.wrote:
             _discard(output)
         raise
     rows.finish()
@@ -188,7 +188,7 @@ def _about(predictor: Predictor, words: Sequence[str], form: str,
     text = json.dumps(decisions, sort_keys=True).encode()
     return {"model": {"run": predictor.origin.run, "weights": predictor.origin.weights,
                       "decisions": hashlib.sha256(text).hexdigest(), "far": far},
-            "format": form, "precision": options.precision, "tta": options.tta,
+            "format": form, "precision": predictor.precision, "tta": options.tta,
             "paths": [word.encode("utf-8", "backslashreplace").decode() for word in words],
             "path_column": options.path_column}
 

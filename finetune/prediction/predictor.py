@@ -61,6 +61,7 @@ class Predictor:
             kept no features.
         network: From pictures (B, H, W, C) of the spec's number type and size to `Answers`.
         batch_size: Pictures at a time.
+        precision: Arithmetic of the network: ``fp32``, ``bf16`` or, of an export, ``fp16``.
     """
 
     spec: InputSpec
@@ -71,6 +72,7 @@ class Predictor:
     far: FarLimit | None
     network: Network
     batch_size: int = 32
+    precision: str = "fp32"
 
     @classmethod
     def from_run(cls, run: "RunDirectory | str | os.PathLike[str]", *, precision: str = "fp32",
@@ -93,7 +95,7 @@ class Predictor:
 
         logits = load_network(run, precision=precision)
         return cls(**facts, network=calibrated_network(logits, facts["labels"], facts["decisions"]),
-                   batch_size=batch_size)
+                   batch_size=batch_size, precision=precision)
 
     @classmethod
     def from_export(cls, path: str | os.PathLike[str], *, batch_size: int = 32) -> "Predictor":

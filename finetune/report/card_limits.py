@@ -89,7 +89,7 @@ def _shortcuts(facts: Facts) -> list[str]:
 
 
 def _probabilities(facts: Facts) -> list[str]:
-    decisions = facts.metrics.get("decisions", {})
+    decisions = facts.metrics.get("decisions") or facts.fitted
     if not decisions.get("calibration", {}).get("kept"):
         return ["Probabilities are the network's own, not calibrated"
                 + (": see below." if decisions else ".")]

@@ -6,7 +6,7 @@ What each item asks is told in our own words; the publication decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.evaluation.per_class import measured_by_class
@@ -28,6 +28,7 @@ class Facts:
         divided_groups: How many groups have pictures in several parts.
         heat_maps: How many pictures of the report have a heat map.
         looks: Different configurations that were measured on these test pictures.
+        fitted: ``decisions.json``, or nothing.
     """
 
     environment: Mapping[str, Any]
@@ -39,6 +40,7 @@ class Facts:
     divided_groups: int = 0
     heat_maps: int = 0
     looks: int = 0
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def data(self) -> Mapping[str, Any]:
