@@ -55,4 +55,4 @@ def test_a_run_without_hashes_says_so(tmp_path, columns):
     assert read_hashes(splits(tmp_path / "s.csv", rows, columns)) is None
     assert read_hashes(tmp_path / "none.csv") is None
     known = find_known(write(tmp_path, one=b"x"), None)
-    assert known.parts is None and "kept no hashes" in known.warnings()[0]
+    assert known.parts is None and "brings no hashes" in known.warnings()[0]
