@@ -18,16 +18,21 @@ SMALL = ("model.name=resnet10t", "model.weights=null", "data.image_size=32", "da
 
 def train_run(folder, *words, names=("a", "b", "c"), count=60):
     """A run that trained for an epoch on noise, without pages."""
-    from finetune import run as module
-    from finetune.composition import compose
-    from finetune.files import write_text
-
     random = np.random.default_rng(0)
     for number in range(count):
         place = folder / "pictures" / names[number % len(names)] / f"{number:03d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 100 + 30 * (number % len(names)), (24, 40, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(place)
+    return make_run(folder, f"data.root={folder / 'pictures'}", *words)
+
+
+def make_run(folder, *words):
+    """A trained run, quickly: no pages."""
+    from finetune import run as module
+    from finetune.composition import compose
+    from finetune.files import write_text
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
         patch.setattr(module, "write_figures", lambda path: [])
@@ -35,8 +40,7 @@ def train_run(folder, *words, names=("a", "b", "c"), count=60):
                       lambda path, reader=None: write_text(path / "report.html", ""))
         patch.setattr(module.session, "write_batch_figures", lambda *args: None)
         patch.setattr(module, "heat_maps", lambda *args: [])
-        return module.fit(compose([*SMALL, f"output_dir={folder / 'runs'}",
-                                   f"data.root={folder / 'pictures'}", *words]).config)
+        return module.fit(compose([*SMALL, f"output_dir={folder / 'runs'}", *words]).config)
 
 
 def build_run(folder, names, *, count=200, seed=0, part="test", groups=False, multi=False, **more):

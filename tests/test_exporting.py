@@ -13,7 +13,8 @@ import hostile_files
 import numpy as np
 import pytest
 import torch
-from test_predicting import draw, make_run
+from run_builder import make_run
+from test_predicting import draw
 
 from finetune.__main__ import main
 from finetune.errors import CheckError, ConfigurationError, InputError

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from run_builder import make_run
 
 import finetune
 from finetune.__main__ import main
-from finetune.composition import compose
 from finetune.data.decoding import conform, decode_image, to_unit_range
 from finetune.data.samples import read_samples
 from finetune.data.splits import read_splits
@@ -33,28 +33,8 @@ from finetune.evaluation.predictions import Predictions
 from finetune.prediction.files import RowFile
 from finetune.prediction.predicting import PredictOptions, predict
 from finetune.prediction.predictor import Predictor
-from finetune.run import fit
 from finetune.run_directory import RunDirectory
 from finetune.specs import Dtype, LabelSpec
-
-SMALL = ["model.name=resnet10t", "model.weights=null", "data.image_size=32", "data.batch_size=8",
-         "data.workers=0", "tracking.mode=disabled", "device=cpu", "data.transform=none",
-         "training.epochs=1", "data.val_fraction=0.3", "data.test_fraction=0.2"]
-
-
-def make_run(folder, *words):
-    """A trained run, quickly: no pages."""
-    from finetune import run as module
-    from finetune.files import write_text
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
-        patch.setattr(module, "write_figures", lambda path: [])
-        patch.setattr(module, "write_report",
-                      lambda path, reader=None: write_text(path / "report.html", ""))
-        patch.setattr(module.session, "write_batch_figures", lambda *args: None)
-        patch.setattr(module, "heat_maps", lambda *args: [])
-        return fit(compose([*SMALL, f"output_dir={folder / 'runs'}", *words]).config)
 
 
 def draw(path, number, *, dtype=np.uint8, channels=3, top=160):
